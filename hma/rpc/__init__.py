@@ -1,0 +1,1 @@
+"""gRPC on both sides: servers, channels, statuses, validation and attempts."""

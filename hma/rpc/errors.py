@@ -1,0 +1,41 @@
+"""Ends an RPC with an error, on the server.
+
+The table from errors to statuses is `hma.rpc.status`, which clients use too.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from typing import Any, Never
+
+import grpc
+
+from hma import errors
+from hma.rpc.status import CODES, DETAILS_KEY, code_of, from_rpc_error, to_status
+
+__all__ = ["CODES", "abort", "code_of", "from_rpc_error", "to_status", "unexpected"]
+
+_log = logging.getLogger(__name__)
+
+
+async def abort(context: grpc.aio.ServicerContext[Any, Any], error: errors.HmaError) -> Never:
+    """Ends the RPC with the status of `error`, details included.
+
+    Raises:
+        grpc.aio.AbortError: Always; let it pass.
+    """
+    status = to_status(error)
+    code = code_of(error)
+    # abort() does not record its code; the access metrics read it from the context.
+    context.set_code(code)
+    await context.abort(code, status.message, ((DETAILS_KEY, status.SerializeToString()),))
+
+
+def unexpected(error: BaseException, where: str) -> errors.HmaError:
+    """Logs a defect and returns what a stranger may know of it: an id to quote."""
+    error_id = uuid.uuid4().hex[:12]
+    _log.error("unexpected error in %s", where, exc_info=error, extra={"error_id": error_id})
+    return errors.HmaError(
+        f"an internal error occurred; quote error id {error_id} when you report it"
+    )

@@ -1,0 +1,150 @@
+"""Structured logs: one JSON object per line on standard error, or plain text.
+
+    logs.configure(load(LogSettings, os.environ), service="worker")
+    with logs.bind(job_id="j1", task_uid="1.3", attempt=1):
+        log.info("call ended", extra={"tokens": 412})
+
+Bound fields follow the asyncio task and those it starts.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from hma.settings import Secret, one_of, setting
+
+_BOUND: ContextVar[Mapping[str, object]] = ContextVar("hma_log_fields")
+_OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+_SHORTEST_SECRET = 6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogSettings:
+    """How a process logs."""
+
+    level: str = setting(
+        "HMA_LOG_LEVEL",
+        "info",
+        "least severe level that is logged: debug, info, warning, error",
+        check=one_of("debug", "info", "warning", "error"),
+    )
+    format: str = setting(
+        "HMA_LOG_FORMAT",
+        "json",
+        "json (one object per line) or text (for people)",
+        check=one_of("json", "text"),
+    )
+
+
+@contextmanager
+def bind(**fields: object) -> Iterator[None]:
+    """Adds fields to every line that is logged inside."""
+    token = _BOUND.set({**_BOUND.get({}), **fields})
+    try:
+        yield
+    finally:
+        _BOUND.reset(token)
+
+
+def bound() -> Mapping[str, object]:
+    """The fields that are bound here."""
+    return _BOUND.get({})
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object per line.
+
+    Args:
+        service: Value of the field "service".
+        hide: Texts that are replaced by "***" wherever they would appear.
+    """
+
+    def __init__(self, service: str, hide: Sequence[Secret] = ()) -> None:
+        super().__init__()
+        self._service = service
+        masks = _masks(hide)
+        # As it is written inside a JSON string, and as it is.
+        self._hide = (*(json.dumps(text, ensure_ascii=False)[1:-1] for text in masks), *masks)
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, without its end."""
+        entry: dict[str, object] = {
+            "time": _time(record),
+            "level": record.levelname.lower(),
+            "service": self._service,
+            "logger": record.name,
+            "message": record.getMessage(),
+            **_fields(record),
+        }
+        if record.exc_info and record.exc_info[0] is not None:
+            entry["exception"] = self.formatException(record.exc_info)
+        line = json.dumps(_plain(entry), ensure_ascii=False, default=str)
+        return _masked(line, self._hide)
+
+
+class TextFormatter(logging.Formatter):
+    """Time, level, logger, message and fields, for people."""
+
+    def __init__(self, service: str, hide: Sequence[Secret] = ()) -> None:
+        super().__init__()
+        self._service = service
+        self._hide = _masks(hide)
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, and the traceback below it."""
+        fields = " ".join(f"{key}={_plain(value)}" for key, value in _fields(record).items())
+        line = f"{_time(record)} {record.levelname:<7} {self._service} {record.name}: "
+        line += record.getMessage() + (f"  {fields}" if fields else "")
+        if record.exc_info and record.exc_info[0] is not None:
+            line += "\n" + self.formatException(record.exc_info)
+        return _masked(line, self._hide)
+
+
+def configure(
+    settings: LogSettings, service: str, *, hide: Sequence[Secret] = (), stream: Any = None
+) -> None:
+    """Sends the logs of the whole process to `stream` (standard error)."""
+    handler = logging.StreamHandler(stream or sys.stderr)
+    formatter = JsonFormatter if settings.format == "json" else TextFormatter
+    handler.setFormatter(formatter(service, hide))
+    logging.basicConfig(handlers=[handler], level=settings.level.upper(), force=True)
+
+
+def _fields(record: logging.LogRecord) -> dict[str, object]:
+    extra = {key: value for key, value in vars(record).items() if key not in _OWN}
+    return {**bound(), **extra}
+
+
+def _plain(value: object) -> object:
+    """Masks secrets, which JSON would otherwise write as the text that they are."""
+    if isinstance(value, Secret):
+        return "***"
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(inner) for inner in value]
+    return value
+
+
+def _masks(hide: Sequence[Secret]) -> tuple[str, ...]:
+    # A very short text would mask half of every line.
+    return tuple(text for secret in hide if len(text := secret.reveal()) >= _SHORTEST_SECRET)
+
+
+def _masked(line: str, masks: Sequence[str]) -> str:
+    for mask in masks:
+        line = line.replace(mask, "***")
+    return line
+
+
+def _time(record: logging.LogRecord) -> str:
+    moment = datetime.fromtimestamp(record.created, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

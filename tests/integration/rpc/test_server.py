@@ -1,0 +1,238 @@
+"""A service as a real process: readiness, drain, exit codes, messages."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+import urllib.request
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from hma.errors import Unavailable
+from hma.rpc.attempt_stream import Finished, execute_stream
+from hma.rpc.channel import connected
+from hma.v1 import attempt_pb2
+from tests.integration.rpc.support import BEAT, start_of
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+NAMES = ["", "hma.v1.WorkerService"]
+
+
+def _start(environ: dict[str, str], *arguments: str) -> Any:
+    return asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "tests.integration.rpc.scripted_service",
+        *arguments,
+        env={**os.environ, "HMA_READINESS_INTERVAL": "50ms", **environ},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+
+
+@dataclass
+class Running:
+    process: asyncio.subprocess.Process
+    channel: grpc.aio.Channel
+    port: int
+    metrics_port: int
+    ready_file: Path
+    errors: asyncio.Task[bytes]
+
+    async def health(self, name: str = "") -> int:
+        stub: Any = health_pb2_grpc.HealthStub(self.channel)
+        return int((await stub.Check(health_pb2.HealthCheckRequest(service=name))).status)
+
+    async def until_health(self, status: int, timeout: float = 5) -> None:
+        async with asyncio.timeout(timeout):
+            for name in NAMES:
+                while await self.health(name) != status:  # noqa: ASYNC110 - in a process
+                    await asyncio.sleep(0.02)
+
+    async def ended(self, timeout: float = 10) -> int:
+        async with asyncio.timeout(timeout):
+            return await self.process.wait()
+
+
+@asynccontextmanager
+async def running(tmp_path: Path, **environ: str) -> AsyncIterator[Running]:
+    ready_file = tmp_path / "ready"
+    ready_file.touch()
+    process = await _start({"HMA_SCRIPTED_READY_FILE": str(ready_file), **environ})
+    assert process.stdout is not None
+    assert process.stderr is not None
+    errors = asyncio.create_task(process.stderr.read())
+    try:
+        async with asyncio.timeout(20):
+            line = await process.stdout.readline()
+        assert line, await errors
+        port, metrics_port = json.loads(line)
+        async with connected(f"127.0.0.1:{port}", timeout=5) as channel:
+            yield Running(process, channel, port, metrics_port, ready_file, errors)
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+        await errors
+
+
+async def _run(environ: dict[str, str], *arguments: str) -> tuple[int, str, str]:
+    process = await _start(environ, *arguments)
+    try:
+        async with asyncio.timeout(20):
+            out, err = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert process.returncode is not None
+    return process.returncode, out.decode(), err.decode()
+
+
+async def test_sigterm_lets_a_running_stream_finish_and_exits_0(tmp_path: Path) -> None:
+    start = start_of()
+    start.task.title = "1.2"
+    async with (
+        running(tmp_path, HMA_DRAIN_DELAY="300ms", HMA_DRAIN_GRACE="10s") as service,
+        execute_stream(service.channel, start, heartbeat=BEAT) as stream,
+    ):
+        await service.until_health(SERVING)
+        items = aiter(stream)
+        await anext(items)
+        service.process.send_signal(signal.SIGTERM)
+        # It still serves while load balancers take notice, but says that it will not.
+        await service.until_health(NOT_SERVING, timeout=0.25)
+        async for _ in items:
+            pass
+        assert isinstance(stream.outcome, Finished)
+        assert stream.outcome.result.state == attempt_pb2.ATTEMPT_STATE_SUCCEEDED
+        stream.ack()
+        assert await service.ended() == 0
+        log = (await service.errors).decode()
+    assert "Traceback" not in log
+    assert [json.loads(line)["message"] for line in log.splitlines()][-1] == "stopped"
+
+
+async def test_streams_without_end_do_not_hold_up_the_drain(tmp_path: Path) -> None:
+    async with running(tmp_path, HMA_DRAIN_DELAY="0s", HMA_DRAIN_GRACE="60s") as service:
+        await service.until_health(SERVING)
+        stub: Any = health_pb2_grpc.HealthStub(service.channel)
+        watch = stub.Watch(health_pb2.HealthCheckRequest())
+        assert (await watch.read()).status == SERVING
+        service.process.send_signal(signal.SIGINT)
+        assert (await watch.read()).status == NOT_SERVING
+        assert await watch.read() is grpc.aio.EOF
+        assert await service.ended() == 0
+
+
+async def test_a_second_signal_ends_what_still_runs(tmp_path: Path) -> None:
+    start = start_of()
+    start.task.title = "60"
+    async with (
+        running(tmp_path, HMA_DRAIN_DELAY="30s", HMA_DRAIN_GRACE="60s") as service,
+        execute_stream(service.channel, start, heartbeat=BEAT) as stream,
+    ):
+        await anext(aiter(stream))
+        service.process.send_signal(signal.SIGTERM)
+        await service.until_health(NOT_SERVING)
+        service.process.send_signal(signal.SIGTERM)
+        assert await service.ended() == 0
+
+
+async def test_health_follows_readiness(tmp_path: Path) -> None:
+    async with running(tmp_path, HMA_DRAIN_DELAY="0s") as service:
+        await service.until_health(SERVING)
+        service.ready_file.unlink()
+        await service.until_health(NOT_SERVING)
+        url = f"http://127.0.0.1:{service.metrics_port}/metrics"
+        page = await asyncio.to_thread(lambda: _read(url))
+        assert "hma_ready 0.0" in page
+        assert 'hma_rpcs_total{code="OK",method="/grpc.health.v1.Health/Check"}' in page
+        service.ready_file.touch()
+        await service.until_health(SERVING)
+        service.process.send_signal(signal.SIGTERM)
+        assert await service.ended() == 0
+        assert "the file is not there" in (await service.errors).decode()
+
+
+def _read(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=5) as response:
+        return str(response.read(), "utf-8")
+
+
+async def test_reflection_lists_every_service(tmp_path: Path) -> None:
+    async with running(tmp_path, HMA_DRAIN_DELAY="0s") as service:
+        stub: Any = reflection_pb2_grpc.ServerReflectionStub(service.channel)
+        call = stub.ServerReflectionInfo()
+        await call.write(reflection_pb2.ServerReflectionRequest(list_services=""))
+        listed = await call.read()
+        names = {each.name for each in listed.list_services_response.service}
+        assert {"hma.v1.WorkerService", "grpc.health.v1.Health"} <= names
+        service.process.send_signal(signal.SIGTERM)
+        # An open reflection stream is cut off after the grace; the second signal does not wait.
+        await call.done_writing()
+        assert await service.ended() == 0
+
+
+async def test_a_taken_port_gives_a_message_that_names_the_setting() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        for variable in ("HMA_SCRIPTED_PORT", "HMA_SCRIPTED_METRICS_PORT"):
+            code, _, err = await _run({variable: port})
+            assert code == 1
+            assert f"127.0.0.1:{port}" in err
+            assert f"set {variable} " in err
+            assert "Traceback" not in err
+
+
+async def test_two_processes_never_share_a_port(tmp_path: Path) -> None:
+    async with running(tmp_path) as service:
+        code, _, err = await _run({"HMA_SCRIPTED_PORT": str(service.port)})
+        assert code == 1
+        assert "HMA_SCRIPTED_PORT" in err
+
+
+async def test_wrong_settings_are_told_at_once_and_exit_2() -> None:
+    code, _, err = await _run({"HMA_SCRIPTED_PORT": "99999999", "HMA_LOG_LEVEL": "loud"})
+    assert code == 2
+    assert "HMA_SCRIPTED_PORT" in err
+    assert "HMA_LOG_LEVEL" in err
+    assert len(err.splitlines()) == 1
+
+
+async def test_help_lists_the_settings_and_an_unknown_argument_is_refused() -> None:
+    code, out, _ = await _run({}, "--help")
+    assert code == 0
+    assert "HMA_SCRIPTED_PORT (int, default 0): gRPC port" in out
+    assert "HMA_LOG_FORMAT" in out
+    code, _, err = await _run({}, "--port=1")
+    assert code == 2
+    assert "HMA_SCRIPTED_PORT" in err
+
+
+async def test_a_defect_ends_in_the_log_with_exit_1_and_without_secrets() -> None:
+    code, _, err = await _run({"HMA_SCRIPTED_DEFECT": "1", "HMA_SCRIPTED_KEY": "hunter2!"})
+    assert code == 1
+    logged, said = err.splitlines()
+    assert "ZeroDivisionError: with ***" in json.loads(logged)["exception"]
+    assert said.startswith("scripted: ")
+    assert "hunter2" not in err
+
+
+async def test_waiting_for_a_channel_that_never_connects_says_where() -> None:
+    with pytest.raises(Unavailable, match=r"127\.0\.0\.1:1 "):
+        async with connected("127.0.0.1:1", timeout=0.2):
+            raise AssertionError("not reached")
