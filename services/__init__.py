@@ -1,0 +1,1 @@
+"""The services, one package a role. They never import each other."""
