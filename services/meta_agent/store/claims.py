@@ -1,0 +1,125 @@
+"""Who drives a job: claim, release."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import timedelta
+
+from services.meta_agent.store.database import Database
+from services.meta_agent.store.notify import Notifications
+
+LEASE = 3.0
+"""Seconds after its last beat for which a replica keeps its jobs."""
+
+# Candidates come from the statement's snapshot, without a lock. Under the lock only
+# the epoch is compared: whoever claimed the job since has raised it. (Asking again
+# under the lock whether the driver is alive would not do: PostgreSQL then checks the
+# job's new row against the replica row it had joined before.)
+_CLAIM = """
+WITH candidate AS MATERIALIZED (
+    SELECT j.id, j.epoch, j.create_time
+    FROM job j
+    LEFT JOIN replica r ON r.id = j.driver AND r.beat > clock_timestamp() - $4::interval
+    WHERE NOT j.sealed AND j.min_reader <= $3
+      AND (r.id IS NULL OR (j.driver = $1 AND j.id <> ALL ($5::text[])))
+      AND EXISTS (SELECT FROM replica WHERE id = $1 AND beat > clock_timestamp() - $4::interval)
+      AND (j.claim_after IS NULL OR j.claim_after <= clock_timestamp())
+    ORDER BY j.create_time
+    LIMIT $2 * 4
+), locked AS MATERIALIZED (
+    SELECT j.id FROM candidate c JOIN job j ON j.id = c.id AND j.epoch = c.epoch
+    WHERE NOT j.sealed
+    ORDER BY c.create_time
+    LIMIT $2
+    FOR UPDATE OF j SKIP LOCKED
+)
+UPDATE job j SET driver = $1, epoch = j.epoch + 1, claim_after = NULL,
+                 start_time = coalesce(j.start_time, clock_timestamp())
+FROM locked l WHERE j.id = l.id
+RETURNING j.id, j.epoch, j.version
+"""
+
+_RELEASE = """
+UPDATE job SET driver = NULL, claim_after = clock_timestamp() + $3::interval
+WHERE id = $1 AND epoch = $2 AND NOT sealed
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A job that the caller drives now.
+
+    Attributes:
+        job_id: The job.
+        epoch: What its appends must carry.
+        version: The log's version at the claim.
+    """
+
+    job_id: str
+    epoch: int
+    version: int
+
+
+class Claims:
+    """Takes jobs that nobody drives: new ones, released ones, those of dead replicas."""
+
+    def __init__(
+        self,
+        database: Database,
+        notifications: Notifications,
+        *,
+        reader: int = 1,
+        lease: float = LEASE,
+    ) -> None:
+        """Nothing runs yet.
+
+        Args:
+            database: Where the jobs are.
+            notifications: Told about released jobs.
+            reader: The reader version of this release: logs that need a later one are
+                left to those who can fold them.
+            lease: Seconds for which a replica without a beat keeps its jobs.
+        """
+        self._database = database
+        self._notifications = notifications
+        self._reader = reader
+        self._lease = timedelta(seconds=lease)
+
+    async def claim(
+        self, replica_id: str, limit: int = 16, *, driving: Collection[str]
+    ) -> list[Claimed]:
+        """Claims jobs for a replica that beats, the oldest first.
+
+        One call at a time per replica. A job that is the replica's by its row but not
+        in `driving` is claimed again: the reply of an earlier claim, or a release, was
+        lost.
+
+        Args:
+            replica_id: Who will drive them.
+            limit: At most this many. Fewer may come although there are more, when
+                another replica claims at the same time.
+            driving: Ids of all jobs that the replica drives now.
+
+        Raises:
+            Unavailable: The database cannot be reached; calling again is safe.
+        """
+        rows = await self._database.fetch(
+            _CLAIM, replica_id, limit, self._reader, self._lease, list(driving)
+        )
+        return [Claimed(row["id"], row["epoch"], row["version"]) for row in rows]
+
+    async def release(self, job_id: str, epoch: int, *, delay: float = 0.0) -> None:
+        """Gives a job back for any replica to claim. Without effect under a later epoch.
+
+        Args:
+            job_id: The job.
+            epoch: The epoch under which the caller drives it.
+            delay: Seconds in which nobody claims it.
+
+        Raises:
+            Unavailable: The database cannot be reached; calling again is safe.
+        """
+        await self._database.execute(_RELEASE, job_id, epoch, timedelta(seconds=delay))
+        if delay <= 0:
+            self._notifications.publish_claimable()

@@ -1,0 +1,186 @@
+"""The beat: it ends when it must, and says so in time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+
+from hma.errors import Unavailable
+from services.meta_agent.store.beat import Beat, BeatTimes
+from services.meta_agent.store.clock import Clock
+from services.meta_agent.store.migrate import migrate
+from services.meta_agent.store.replicas import Replicas
+from services.meta_agent.store.store import Store
+from tests.integration.store.making import until
+from tests.integration.store.proxy import Proxy
+
+QUICK = BeatTimes(interval=0.05, lost_after=0.6, loop_stuck_after=0.5, start_timeout=2)
+
+
+class Watched:
+    """A beat whose callbacks are kept."""
+
+    def __init__(self, url: str, times: BeatTimes = QUICK) -> None:
+        self.calls: list[str] = []
+        self.clock = Clock()
+        self.beat = Beat(
+            url,
+            "r-1",
+            "here:1",
+            clock=self.clock,
+            on_lost=lambda: self.calls.append("lost"),
+            on_renewed=lambda: self.calls.append("renewed"),
+            times=times,
+        )
+
+    async def is_now(self, *calls: str) -> bool:
+        return self.calls == list(calls)
+
+
+@contextlib.asynccontextmanager
+async def beating(url: str, times: BeatTimes = QUICK) -> AsyncIterator[Watched]:
+    watched = Watched(url, times)
+    async with watched.beat:
+        yield watched
+
+
+async def beats(store: Store) -> float | None:
+    """Age of the latest beat of r-1, seconds; None without a row."""
+    row = await store.database.fetchrow(
+        "SELECT extract(epoch FROM clock_timestamp() - beat)::float8 AS age "
+        "FROM replica WHERE id = 'r-1'"
+    )
+    return row["age"] if row is not None else None
+
+
+async def test_a_replica_beats_until_it_leaves(store: Store, postgres_url: str) -> None:
+    async with beating(postgres_url) as watched:
+        for _ in range(5):
+            await asyncio.sleep(0.1)
+            age = await beats(store)
+            assert age is not None
+            assert age < 0.5
+        assert watched.beat.held()
+        assert abs(watched.clock.now() - time.time()) < 0.5
+    assert await beats(store) is None
+    assert watched.calls == []
+
+
+async def test_it_stops_while_the_event_loop_is_stuck_and_resumes_after(
+    store: Store, postgres_url: str
+) -> None:
+    async with beating(postgres_url) as watched:
+        time.sleep(1.8)  # noqa: ASYNC251 - this is what is tested
+        assert not watched.beat.held()
+        age = await beats(store)
+        assert age is not None
+        assert age > 0.6
+        await until(lambda: watched.is_now("lost", "renewed"))
+        assert watched.beat.held()
+
+
+async def test_a_loss_is_reported_before_the_lease_ends(store: Store, proxy: Proxy) -> None:
+    async with beating(proxy.url, BeatTimes(interval=0.5, lost_after=2.0)) as watched:
+        await asyncio.sleep(0.3)
+        proxy.stall()
+        await until(lambda: watched.is_now("lost"), timeout=5)
+        age = await beats(store)
+        assert age is not None
+        assert age < 2.7
+        assert not watched.beat.held()
+        proxy.resume()
+        await until(lambda: watched.is_now("lost", "renewed"))
+
+
+async def test_it_survives_a_database_that_is_away(store: Store, proxy: Proxy) -> None:
+    async with beating(proxy.url) as watched:
+        for _ in range(2):
+            watched.calls.clear()
+            proxy.down()
+            await until(lambda: watched.is_now("lost"))
+            proxy.up()
+            await until(lambda: watched.is_now("lost", "renewed"))
+
+
+async def test_a_short_interruption_is_not_a_loss(store: Store, proxy: Proxy) -> None:
+    async with beating(proxy.url) as watched:
+        proxy.break_all()
+        await asyncio.sleep(0.8)
+        assert watched.calls == []
+        assert watched.beat.held()
+
+
+async def test_no_first_beat_is_an_error_and_leaves_no_thread(proxy: Proxy) -> None:
+    proxy.down()
+    with pytest.raises(Unavailable):
+        async with beating(proxy.url, BeatTimes(start_timeout=0.3)):
+            pass
+    assert "beat" not in {thread.name for thread in threading.enumerate()}
+
+
+async def test_a_stopped_process_learns_of_its_loss_when_it_continues(
+    store: Store, postgres_url: str
+) -> None:
+    script = """
+import asyncio, sys
+from services.meta_agent.store.beat import Beat, BeatTimes
+
+async def main():
+    times = BeatTimes(interval=0.05, lost_after=0.6)
+    say = lambda text: print(text, flush=True)
+    async with Beat(sys.argv[1], "r-1", "there:1", times=times,
+                    on_lost=lambda: say("lost"), on_renewed=lambda: say("renewed")) as beat:
+        say("beating")
+        await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+
+asyncio.run(main())
+"""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", script, postgres_url,
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdin is not None
+    try:
+        async with asyncio.timeout(20):
+            assert await process.stdout.readline() == b"beating\n"
+            process.send_signal(signal.SIGSTOP)
+
+            async def silent() -> bool:
+                return (await beats(store) or 0) > 1
+
+            await until(silent)
+            process.send_signal(signal.SIGCONT)
+            assert await process.stdout.readline() == b"lost\n"
+            assert await process.stdout.readline() == b"renewed\n"
+            process.stdin.close()
+            assert await process.wait() == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert await beats(store) is None
+
+
+async def test_rows_of_replicas_long_gone_are_forgotten(store: Store, postgres_url: str) -> None:
+    await store.database.execute(
+        "INSERT INTO replica VALUES ('old', 'x:1', clock_timestamp() - interval '1 hour'),"
+        "('recent', 'x:1', clock_timestamp() - interval '1 minute')"
+    )
+    async with beating(postgres_url):
+        rows = await store.database.fetch("SELECT id FROM replica")
+        assert {row["id"] for row in rows} == {"recent", "r-1", store.replica_id}
+        live = {r.replica_id for r in await Replicas(store.database).live()}
+        assert live == {"r-1", store.replica_id}
+
+
+async def test_the_schema_is_migrated_first(postgres_url: str) -> None:
+    assert await migrate(postgres_url) > 0
+    assert await migrate(postgres_url) == 0

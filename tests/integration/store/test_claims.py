@@ -1,0 +1,187 @@
+"""Who drives what: no job is driven by two, none is left without."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+
+from services.meta_agent.store.append import Append
+from services.meta_agent.store.beat import BeatTimes
+from services.meta_agent.store.claims import Claims
+from services.meta_agent.store.store import Store, StoreOptions, open_store
+from tests.integration.store.conftest import OpenStore
+from tests.integration.store.making import (
+    add_claimed_job,
+    add_job,
+    decided,
+    fact,
+    new_job,
+    seal,
+    until,
+)
+
+
+async def claim_all(store: Store, driving: set[str], *, lot: int = 16) -> list[str]:
+    """Claims until nothing comes, as a replica does."""
+    taken: list[str] = []
+    while claimed := await store.claims.claim(store.replica_id, lot, driving=driving):
+        driving |= {c.job_id for c in claimed}
+        taken += [c.job_id for c in claimed]
+    return taken
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_replicas_that_claim_at_once_never_share_a_job(
+    open_replica: OpenStore, seed: int
+) -> None:
+    replicas = [await open_replica(name) for name in "abc"]
+    jobs = [await add_job(replicas[0]) for _ in range(60)]
+    rng = random.Random(seed)
+    stop = asyncio.Event()
+
+    async def move_rows() -> None:
+        """Changes the rows all the while, so that claims meet rows newer than they saw."""
+        while not stop.is_set():
+            job_id = rng.choice(jobs)
+            await replicas[0].log.append_fact(job_id, fact(job_id))
+
+    async with asyncio.TaskGroup() as group:
+        movers = [group.create_task(move_rows()) for _ in range(3)]
+        taken = await asyncio.gather(*(claim_all(replica, set(), lot=3) for replica in replicas))
+        stop.set()
+        await asyncio.gather(*movers)
+    claimed = [job_id for some in taken for job_id in some]
+    assert sorted(claimed) == sorted(jobs)
+    assert {(await replicas[0].jobs.get(job_id)).epoch for job_id in jobs} == {1}
+
+
+async def test_a_claim_that_waited_does_not_take_what_was_claimed_meanwhile(
+    open_replica: OpenStore,
+) -> None:
+    """Claims race for one row hundreds of times; the epoch counts who got it."""
+    here, there = await open_replica("a"), await open_replica("b")
+    for _ in range(60):
+        job_id = await add_job(here)
+        results = await asyncio.gather(
+            *(
+                replica.claims.claim(replica.replica_id, driving={job_id})
+                for replica in (here, there) * 4
+            )
+        )
+        assert len([c for claims in results for c in claims]) == 1
+        row = await here.jobs.get(job_id)
+        assert row.epoch == 1
+        await seal(here, job_id, 1)
+
+
+async def test_250_jobs_are_claimed_quickly_the_oldest_first(store: Store) -> None:
+    jobs = [await add_job(store) for _ in range(250)]
+    start = time.monotonic()
+    claimed = await store.claims.claim(store.replica_id, 250, driving=())
+    assert time.monotonic() - start < 1
+    assert {c.job_id for c in claimed} == set(jobs)
+    assert {(c.epoch, c.version) for c in claimed} == {(1, 1)}
+
+
+async def test_the_oldest_jobs_come_first(store: Store) -> None:
+    jobs = [await add_job(store) for _ in range(5)]
+    first = await store.claims.claim(store.replica_id, 2, driving=())
+    assert {c.job_id for c in first} == set(jobs[:2])
+
+
+async def test_a_dead_replicas_jobs_are_taken_over_after_its_lease(
+    open_replica: OpenStore, postgres_url: str
+) -> None:
+    survivor = await open_replica("b")
+    async with _replica_that_dies(postgres_url) as doomed:
+        job_id, epoch = await add_claimed_job(doomed)
+        assert await survivor.claims.claim(survivor.replica_id, driving=()) == []
+        await _stop_beating(doomed)
+        waited = await until(lambda: _claims(survivor, job_id), timeout=10)
+    assert 2.0 < waited < 4.0
+    row = await survivor.jobs.get(job_id)
+    assert (row.driver, row.epoch) == (survivor.replica_id, epoch + 1)
+
+
+async def test_a_replica_that_leaves_gives_its_jobs_free_at_once(
+    open_replica: OpenStore, postgres_url: str
+) -> None:
+    survivor = await open_replica("b")
+    async with open_store(postgres_url, replica_id="a-1", address="x:1") as leaving:
+        job_id, _ = await add_claimed_job(leaving)
+    assert await _claims(survivor, job_id)
+
+
+async def test_a_released_job_can_be_claimed_by_another(open_replica: OpenStore) -> None:
+    here, there = await open_replica("a"), await open_replica("b")
+    job_id, epoch = await add_claimed_job(here)
+    await here.claims.release(job_id, epoch)
+    [claimed] = await there.claims.claim(there.replica_id, driving=())
+    assert (claimed.job_id, claimed.epoch) == (job_id, epoch + 1)
+    # Too late: the job has another driver.
+    await here.claims.release(job_id, epoch)
+    assert (await there.jobs.get(job_id)).driver == there.replica_id
+
+
+async def test_a_job_released_with_a_delay_is_left_alone_for_that_long(store: Store) -> None:
+    job_id, epoch = await add_claimed_job(store)
+    await store.claims.release(job_id, epoch, delay=0.5)
+    assert not await _claims(store, job_id)
+    waited = await until(lambda: _claims(store, job_id))
+    assert waited > 0.3
+
+
+async def test_a_log_that_needs_a_later_reader_is_left_to_it(store: Store) -> None:
+    job_id = await add_job(store, new_job(min_reader=2))
+    assert await store.claims.claim(store.replica_id, driving=()) == []
+    newer = Claims(store.database, store.notifications, reader=2)
+    assert [c.job_id for c in await newer.claim(store.replica_id, driving=())] == [job_id]
+    # Events of a newer driver raise it.
+    other, epoch = await add_claimed_job(store)
+    await store.log.append(Append(other, epoch, [decided(other)], min_reader=3))
+    await store.claims.release(other, epoch)
+    assert await newer.claim(store.replica_id, driving={job_id}) == []
+
+
+async def test_a_replica_without_a_beat_claims_nothing(store: Store) -> None:
+    await add_job(store)
+    assert await store.claims.claim("nobody", driving=()) == []
+
+
+async def test_an_ended_job_is_not_claimed(store: Store) -> None:
+    job_id, epoch = await add_claimed_job(store)
+    await seal(store, job_id, epoch)
+    assert await store.claims.claim(store.replica_id, driving=()) == []
+
+
+async def test_live_replicas_are_listed(open_replica: OpenStore) -> None:
+    here, there = await open_replica("a"), await open_replica("b")
+    live = await here.replicas.live()
+    assert [(r.replica_id, r.address) for r in live] == [
+        (here.replica_id, "127.0.0.1:1"),
+        (there.replica_id, "127.0.0.1:1"),
+    ]
+
+
+@contextlib.asynccontextmanager
+async def _replica_that_dies(url: str) -> AsyncIterator[Store]:
+    # Beats rarely, so that one beat can be stopped without stopping a process.
+    options = StoreOptions(beat=BeatTimes(interval=60))
+    async with open_store(url, replica_id="doomed-1", address="x:1", options=options) as store:
+        yield store
+
+
+async def _stop_beating(store: Store) -> None:
+    await store.database.execute(
+        "UPDATE replica SET beat = clock_timestamp() WHERE id = $1", store.replica_id
+    )
+
+
+async def _claims(store: Store, job_id: str) -> bool:
+    claimed = await store.claims.claim(store.replica_id, driving=())
+    return job_id in [c.job_id for c in claimed]
