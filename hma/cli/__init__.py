@@ -1,0 +1,1 @@
+"""The `hma` command line. `hma.cli.__main__` is its entry."""

@@ -1,0 +1,1 @@
+"""The commands of `hma`, a module for each family. `hma.cli.app` lists them."""

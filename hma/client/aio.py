@@ -1,0 +1,303 @@
+"""The client for asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from types import TracebackType
+from typing import Self, TypeVar, Unpack
+
+import grpc
+import grpc.aio
+from google.protobuf.message import Message
+
+from hma.client import requests
+from hma.client.backoff import Backoff, repeatable, resumable
+from hma.client.connection import OPTIONS, Server, failure_of
+from hma.client.requests import DurationLike, JobOptions
+from hma.client.watching import PAUSE, WAIT_SLICE, Cursor, patience
+from hma.errors import DeadlinePassed, HmaError, NotFound, Unavailable
+from hma.v1 import job_pb2, meta_agent_pb2, meta_agent_pb2_grpc
+
+T = TypeVar("T", bound=Message)
+
+
+class AsyncClient:
+    """Talks to HMA from one event loop; an async context manager.
+
+    As `hma.Client`, with `await`: `job = await client.run(…)`, and
+    `async for update in client.watch(job_id)`. Make it inside the running loop.
+
+    Args:
+        server: "host:port" or an http(s) URL; default HMA_SERVER, else localhost:8080.
+        timeout: Seconds that one call may take, retries included. Does not limit
+            `wait`, `run` and `watch`, which last as long as their job.
+        metadata: Sent with every call, for example `[("authorization", "Bearer …")]`.
+        backoff: How calls are tried again.
+        resume: How a broken watch is resumed.
+    """
+
+    def __init__(
+        self,
+        server: str | None = None,
+        *,
+        timeout: float = 30.0,
+        metadata: Sequence[tuple[str, str]] = (),
+        backoff: Backoff | None = None,
+        resume: Backoff | None = None,
+    ) -> None:
+        self._server = Server.parse(server)
+        self._timeout = timeout
+        self._metadata = tuple(metadata)
+        self._backoff = backoff or Backoff()
+        self._resume = resume or Backoff(tries=8)
+        if self._server.secure:
+            self._channel = grpc.aio.secure_channel(
+                self._server.target, grpc.ssl_channel_credentials(), options=OPTIONS
+            )
+        else:
+            self._channel = grpc.aio.insecure_channel(self._server.target, options=OPTIONS)
+        self._stub = meta_agent_pb2_grpc.MetaAgentServiceStub(self._channel)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Closes the connection. Jobs go on."""
+        await self._channel.close()
+
+    async def run(self, task: str, **options: Unpack[JobOptions]) -> job_pb2.Job:
+        """Submits a job and waits for its end.
+
+        Args:
+            task: What is wanted, in as many words as it takes.
+            **options: `budget` in tokens, and what else `JobOptions` has: documents,
+                deadline, shape, route, plan, policy, max_cost, request_id.
+
+        Returns:
+            The ended job, whatever its state: look at `state`, `answer`, `failure`.
+
+        Raises:
+            HmaError: As `submit` and `wait`.
+            OSError: A document cannot be read.
+        """
+        return await self.wait(await self.submit(task, **options))
+
+    async def submit(self, task: str, **options: Unpack[JobOptions]) -> str:
+        """Submits a job and returns at once; arguments as for `run`.
+
+        Returns:
+            The job's id.
+
+        Raises:
+            InvalidRequest: The job cannot be run as asked; names each field.
+            QuotaExceeded, Overloaded: Not now; `retry_after` says when.
+            Unavailable: The server is away.
+            OSError: A document cannot be read.
+        """
+        request = requests.create_job(task, **options)
+        return (await self._call(self._stub.CreateJob, request)).job_id
+
+    async def get(self, job_id: str) -> job_pb2.Job:
+        """The job as it is now.
+
+        Raises:
+            NotFound: There is no such job.
+        """
+        return await self._call(self._stub.GetJob, meta_agent_pb2.GetJobRequest(job_id=job_id))
+
+    async def wait(self, job_id: str, timeout: DurationLike | None = None) -> job_pb2.Job:
+        """Waits for a job's end.
+
+        Args:
+            job_id: The job.
+            timeout: Gives up after this; default: a minute past the job's own deadline.
+
+        Raises:
+            DeadlinePassed: The job had not ended by then. It goes on.
+            NotFound: There is no such job.
+        """
+        began = time.monotonic()
+        limit = None if timeout is None else requests.seconds(timeout, "timeout")
+        while True:
+            left = WAIT_SLICE if limit is None else limit - (time.monotonic() - began)
+            request = meta_agent_pb2.GetJobRequest(
+                job_id=job_id, wait=requests.duration(max(0.001, min(WAIT_SLICE, left)))
+            )
+            asked = time.monotonic()
+            job = await self._call(self._stub.GetJob, request, WAIT_SLICE + self._timeout)
+            if requests.ended(job):
+                return job
+            limit = patience(job) if limit is None else limit
+            if time.monotonic() - began >= limit:
+                raise DeadlinePassed(f"{job_id} has not ended after {limit:g} s; it goes on")
+            await asyncio.sleep(max(0.0, PAUSE - (time.monotonic() - asked)))
+
+    async def watch(
+        self, job_id: str, *, after: int = 0, events_only: bool = False
+    ) -> AsyncIterator[meta_agent_pb2.WatchJobResponse]:
+        """Follows a job: its log from any event on, then live, until it has ended.
+
+        A stream that breaks is resumed behind the last event that was seen, so each
+        event comes once and in order. Leaving the iterator never stops the job.
+
+        Args:
+            job_id: The job.
+            after: Events after this sequence; 0 for all.
+            events_only: Leaves out progress, the snapshots of what runs.
+
+        Raises:
+            NotFound: There is no such job.
+            Unavailable: The server stayed away.
+        """
+        cursor = Cursor(after)
+        failures = 0
+        # A stream that has worked is worth more patience than one that never did.
+        backoff = self._backoff
+        while True:
+            failure: HmaError | None = None
+            call = self._stub.WatchJob(
+                cursor.request(job_id, events_only=events_only), metadata=self._metadata
+            )
+            try:
+                async for update in call:
+                    failures, backoff = 0, self._resume
+                    if cursor.takes(update):
+                        yield update
+                    if cursor.finished:
+                        return
+            except grpc.RpcError as error:
+                failure = failure_of(error, self._server)
+                if not resumable(error):
+                    raise failure from error
+            finally:
+                call.cancel()
+            if failure is None and cursor.covers(await self.get(job_id)):
+                return
+            failures += 1
+            if backoff.exhausted(failures):
+                raise failure or Unavailable(f"the watch of {job_id} keeps ending early")
+            await asyncio.sleep(backoff.delay(failures, failure))
+
+    async def list(
+        self,
+        *,
+        states: Iterable[job_pb2.JobState.ValueType] = (),
+        limit: int | None = None,
+        page_size: int = 50,
+    ) -> AsyncIterator[job_pb2.Job]:
+        """Jobs, the newest first, without tasks, answer and ledger rows; pages come as needed.
+
+        Args:
+            states: Only jobs in these states; empty: all.
+            limit: At most this many; None: all there are.
+            page_size: Jobs per call.
+        """
+        wanted = list(states)
+        left = limit
+        token = ""
+        while left is None or left > 0:
+            request = meta_agent_pb2.ListJobsRequest(
+                page_size=page_size if left is None else min(page_size, left),
+                page_token=token,
+                states=wanted,
+            )
+            page = await self._call(self._stub.ListJobs, request)
+            for job in page.jobs:
+                yield job
+            left = None if left is None else left - len(page.jobs)
+            token = page.next_page_token
+            if not token:
+                return
+
+    async def interrupt(self, job_id: str, reason: str = "") -> job_pb2.Job:
+        """Asks for the answer now, with what is there.
+
+        Raises:
+            PreconditionFailed: The job has ended.
+        """
+        request = meta_agent_pb2.InterruptJobRequest(
+            job_id=job_id, reason=reason, request_id=requests.new_request_id()
+        )
+        return await self._call(self._stub.InterruptJob, request)
+
+    async def cancel(self, job_id: str, reason: str = "") -> job_pb2.Job:
+        """Stops a job without an answer.
+
+        Raises:
+            PreconditionFailed: The job has ended.
+        """
+        request = meta_agent_pb2.CancelJobRequest(
+            job_id=job_id, reason=reason, request_id=requests.new_request_id()
+        )
+        return await self._call(self._stub.CancelJob, request)
+
+    async def grant(self, job_id: str, tokens: int) -> job_pb2.Job:
+        """Adds tokens to the budget of a job that has not ended.
+
+        Raises:
+            PreconditionFailed: The job has ended.
+        """
+        requests.check_tokens(tokens, "tokens")
+        request = meta_agent_pb2.GrantBudgetRequest(
+            job_id=job_id, tokens=tokens, request_id=requests.new_request_id()
+        )
+        return await self._call(self._stub.GrantBudget, request)
+
+    async def delete(self, job_id: str) -> None:
+        """Purges an ended job: its documents and its log.
+
+        Raises:
+            PreconditionFailed: The job has not ended; cancel it first.
+        """
+        request = meta_agent_pb2.DeleteJobRequest(
+            job_id=job_id, request_id=requests.new_request_id()
+        )
+        await self._call(self._stub.DeleteJob, request, gone=meta_agent_pb2.DeleteJobResponse())
+
+    async def status(self) -> meta_agent_pb2.SystemStatus:
+        """What is up, what is not, and what to do about it."""
+        return await self._call(self._stub.GetSystemStatus, meta_agent_pb2.GetSystemStatusRequest())
+
+    async def _call(
+        self,
+        method: Callable[..., Awaitable[T]],
+        request: Message,
+        timeout: float | None = None,
+        *,
+        gone: T | None = None,
+    ) -> T:
+        """Calls, and calls again while the server is away and there is time.
+
+        Args:
+            method: The stub's method.
+            request: What to send.
+            timeout: Seconds for all tries; default the client's.
+            gone: What NOT_FOUND means after a try whose answer was lost.
+        """
+        end = time.monotonic() + (self._timeout if timeout is None else timeout)
+        failures = 0
+        while True:
+            try:
+                return await method(
+                    request, timeout=max(0.0, end - time.monotonic()), metadata=self._metadata
+                )
+            except grpc.RpcError as error:
+                failure = failure_of(error, self._server)
+                if failures and gone is not None and isinstance(failure, NotFound):
+                    return gone
+                failures += 1
+                wait = self._backoff.delay(failures, failure)
+                late = time.monotonic() + wait >= end
+                if not repeatable(failure) or self._backoff.exhausted(failures) or late:
+                    raise failure from error
+            await asyncio.sleep(wait)

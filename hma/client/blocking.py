@@ -1,0 +1,301 @@
+"""The client for plain code."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from types import TracebackType
+from typing import Self, TypeVar, Unpack
+
+import grpc
+from google.protobuf.message import Message
+
+from hma.client import requests
+from hma.client.backoff import Backoff, repeatable, resumable
+from hma.client.connection import OPTIONS, Server, failure_of
+from hma.client.requests import DurationLike, JobOptions
+from hma.client.watching import PAUSE, WAIT_SLICE, Cursor, patience
+from hma.errors import DeadlinePassed, HmaError, NotFound, Unavailable
+from hma.v1 import job_pb2, meta_agent_pb2, meta_agent_pb2_grpc
+
+T = TypeVar("T", bound=Message)
+
+
+class Client:
+    """Talks to HMA. Safe to share between threads; a context manager.
+
+    Every method raises a subclass of `hma.HmaError` and nothing of gRPC's: see
+    `hma.errors`. Calls that find the server away are tried again; every mutation
+    carries a request_id, so that this is safe.
+
+    Args:
+        server: "host:port" or an http(s) URL; default HMA_SERVER, else localhost:8080.
+        timeout: Seconds that one call may take, retries included. Does not limit
+            `wait`, `run` and `watch`, which last as long as their job.
+        metadata: Sent with every call, for example `[("authorization", "Bearer …")]`.
+        backoff: How calls are tried again.
+        resume: How a broken watch is resumed.
+    """
+
+    def __init__(
+        self,
+        server: str | None = None,
+        *,
+        timeout: float = 30.0,
+        metadata: Sequence[tuple[str, str]] = (),
+        backoff: Backoff | None = None,
+        resume: Backoff | None = None,
+    ) -> None:
+        self._server = Server.parse(server)
+        self._timeout = timeout
+        self._metadata = tuple(metadata)
+        self._backoff = backoff or Backoff()
+        self._resume = resume or Backoff(tries=8)
+        if self._server.secure:
+            self._channel = grpc.secure_channel(
+                self._server.target, grpc.ssl_channel_credentials(), options=OPTIONS
+            )
+        else:
+            self._channel = grpc.insecure_channel(self._server.target, options=OPTIONS)
+        self._stub = meta_agent_pb2_grpc.MetaAgentServiceStub(self._channel)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connection. Jobs go on."""
+        self._channel.close()
+
+    def run(self, task: str, **options: Unpack[JobOptions]) -> job_pb2.Job:
+        """Submits a job and waits for its end.
+
+        Args:
+            task: What is wanted, in as many words as it takes.
+            **options: `budget` in tokens, and what else `JobOptions` has: documents,
+                deadline, shape, route, plan, policy, max_cost, request_id.
+
+        Returns:
+            The ended job, whatever its state: look at `state`, `answer`, `failure`.
+
+        Raises:
+            HmaError: As `submit` and `wait`.
+            OSError: A document cannot be read.
+        """
+        return self.wait(self.submit(task, **options))
+
+    def submit(self, task: str, **options: Unpack[JobOptions]) -> str:
+        """Submits a job and returns at once; arguments as for `run`.
+
+        Returns:
+            The job's id.
+
+        Raises:
+            InvalidRequest: The job cannot be run as asked; names each field.
+            QuotaExceeded, Overloaded: Not now; `retry_after` says when.
+            Unavailable: The server is away.
+            OSError: A document cannot be read.
+        """
+        request = requests.create_job(task, **options)
+        return self._call(self._stub.CreateJob, request).job_id
+
+    def get(self, job_id: str) -> job_pb2.Job:
+        """The job as it is now.
+
+        Raises:
+            NotFound: There is no such job.
+        """
+        return self._call(self._stub.GetJob, meta_agent_pb2.GetJobRequest(job_id=job_id))
+
+    def wait(self, job_id: str, timeout: DurationLike | None = None) -> job_pb2.Job:
+        """Waits for a job's end.
+
+        Args:
+            job_id: The job.
+            timeout: Gives up after this; default: a minute past the job's own deadline.
+
+        Raises:
+            DeadlinePassed: The job had not ended by then. It goes on.
+            NotFound: There is no such job.
+        """
+        began = time.monotonic()
+        limit = None if timeout is None else requests.seconds(timeout, "timeout")
+        while True:
+            left = WAIT_SLICE if limit is None else limit - (time.monotonic() - began)
+            request = meta_agent_pb2.GetJobRequest(
+                job_id=job_id, wait=requests.duration(max(0.001, min(WAIT_SLICE, left)))
+            )
+            asked = time.monotonic()
+            job = self._call(self._stub.GetJob, request, WAIT_SLICE + self._timeout)
+            if requests.ended(job):
+                return job
+            limit = patience(job) if limit is None else limit
+            if time.monotonic() - began >= limit:
+                raise DeadlinePassed(f"{job_id} has not ended after {limit:g} s; it goes on")
+            time.sleep(max(0.0, PAUSE - (time.monotonic() - asked)))
+
+    def watch(
+        self, job_id: str, *, after: int = 0, events_only: bool = False
+    ) -> Iterator[meta_agent_pb2.WatchJobResponse]:
+        """Follows a job: its log from any event on, then live, until it has ended.
+
+        A stream that breaks is resumed behind the last event that was seen, so each
+        event comes once and in order. Leaving the iterator never stops the job.
+
+        Args:
+            job_id: The job.
+            after: Events after this sequence; 0 for all.
+            events_only: Leaves out progress, the snapshots of what runs.
+
+        Raises:
+            NotFound: There is no such job.
+            Unavailable: The server stayed away.
+        """
+        cursor = Cursor(after)
+        failures = 0
+        # A stream that has worked is worth more patience than one that never did.
+        backoff = self._backoff
+        while True:
+            failure: HmaError | None = None
+            call = self._stub.WatchJob(
+                cursor.request(job_id, events_only=events_only), metadata=self._metadata
+            )
+            try:
+                for update in call:
+                    failures, backoff = 0, self._resume
+                    if cursor.takes(update):
+                        yield update
+                    if cursor.finished:
+                        return
+            except grpc.RpcError as error:
+                failure = failure_of(error, self._server)
+                if not resumable(error):
+                    raise failure from error
+            finally:
+                call.cancel()
+            if failure is None and cursor.covers(self.get(job_id)):
+                return
+            failures += 1
+            if backoff.exhausted(failures):
+                raise failure or Unavailable(f"the watch of {job_id} keeps ending early")
+            time.sleep(backoff.delay(failures, failure))
+
+    def list(
+        self,
+        *,
+        states: Iterable[job_pb2.JobState.ValueType] = (),
+        limit: int | None = None,
+        page_size: int = 50,
+    ) -> Iterator[job_pb2.Job]:
+        """Jobs, the newest first, without tasks, answer and ledger rows; pages come as needed.
+
+        Args:
+            states: Only jobs in these states; empty: all.
+            limit: At most this many; None: all there are.
+            page_size: Jobs per call.
+        """
+        wanted = list(states)
+        left = limit
+        token = ""
+        while left is None or left > 0:
+            request = meta_agent_pb2.ListJobsRequest(
+                page_size=page_size if left is None else min(page_size, left),
+                page_token=token,
+                states=wanted,
+            )
+            page = self._call(self._stub.ListJobs, request)
+            yield from page.jobs
+            left = None if left is None else left - len(page.jobs)
+            token = page.next_page_token
+            if not token:
+                return
+
+    def interrupt(self, job_id: str, reason: str = "") -> job_pb2.Job:
+        """Asks for the answer now, with what is there.
+
+        Raises:
+            PreconditionFailed: The job has ended.
+        """
+        request = meta_agent_pb2.InterruptJobRequest(
+            job_id=job_id, reason=reason, request_id=requests.new_request_id()
+        )
+        return self._call(self._stub.InterruptJob, request)
+
+    def cancel(self, job_id: str, reason: str = "") -> job_pb2.Job:
+        """Stops a job without an answer.
+
+        Raises:
+            PreconditionFailed: The job has ended.
+        """
+        request = meta_agent_pb2.CancelJobRequest(
+            job_id=job_id, reason=reason, request_id=requests.new_request_id()
+        )
+        return self._call(self._stub.CancelJob, request)
+
+    def grant(self, job_id: str, tokens: int) -> job_pb2.Job:
+        """Adds tokens to the budget of a job that has not ended.
+
+        Raises:
+            PreconditionFailed: The job has ended.
+        """
+        requests.check_tokens(tokens, "tokens")
+        request = meta_agent_pb2.GrantBudgetRequest(
+            job_id=job_id, tokens=tokens, request_id=requests.new_request_id()
+        )
+        return self._call(self._stub.GrantBudget, request)
+
+    def delete(self, job_id: str) -> None:
+        """Purges an ended job: its documents and its log.
+
+        Raises:
+            PreconditionFailed: The job has not ended; cancel it first.
+        """
+        request = meta_agent_pb2.DeleteJobRequest(
+            job_id=job_id, request_id=requests.new_request_id()
+        )
+        self._call(self._stub.DeleteJob, request, gone=meta_agent_pb2.DeleteJobResponse())
+
+    def status(self) -> meta_agent_pb2.SystemStatus:
+        """What is up, what is not, and what to do about it."""
+        return self._call(self._stub.GetSystemStatus, meta_agent_pb2.GetSystemStatusRequest())
+
+    def _call(
+        self,
+        method: Callable[..., T],
+        request: Message,
+        timeout: float | None = None,
+        *,
+        gone: T | None = None,
+    ) -> T:
+        """Calls, and calls again while the server is away and there is time.
+
+        Args:
+            method: The stub's method.
+            request: What to send.
+            timeout: Seconds for all tries; default the client's.
+            gone: What NOT_FOUND means after a try whose answer was lost.
+        """
+        end = time.monotonic() + (self._timeout if timeout is None else timeout)
+        failures = 0
+        while True:
+            try:
+                return method(
+                    request, timeout=max(0.0, end - time.monotonic()), metadata=self._metadata
+                )
+            except grpc.RpcError as error:
+                failure = failure_of(error, self._server)
+                if failures and gone is not None and isinstance(failure, NotFound):
+                    return gone
+                failures += 1
+                wait = self._backoff.delay(failures, failure)
+                late = time.monotonic() + wait >= end
+                if not repeatable(failure) or self._backoff.exhausted(failures) or late:
+                    raise failure from error
+            time.sleep(wait)

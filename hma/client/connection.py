@@ -1,0 +1,84 @@
+"""Where the server is, how to talk to it, and what a failed call means."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+
+from hma.errors import HmaError, InvalidRequest, Unavailable
+from hma.rpc.status import from_rpc_error
+
+DEFAULT_SERVER = "localhost:8080"
+_MESSAGE_BYTES = 64 << 20
+
+OPTIONS: tuple[tuple[str, int], ...] = (
+    # A job with its ledger can pass gRPC's default limit of 4 MiB.
+    ("grpc.max_receive_message_length", _MESSAGE_BYTES),
+    # gRPC's own reconnect pause starts at a second; our retries are quicker.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 5_000),
+    # Notices a peer that vanished under a quiet stream.
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server's address.
+
+    Attributes:
+        target: What gRPC dials.
+        secure: Whether the connection uses TLS.
+    """
+
+    target: str
+    secure: bool = False
+
+    @classmethod
+    def parse(cls, address: str | None) -> Server:
+        """Reads "host:port", "http://host:port" or "https://host[:port]".
+
+        Args:
+            address: The address; None reads HMA_SERVER, else "localhost:8080".
+
+        Raises:
+            InvalidRequest: It is none of these.
+        """
+        text = (address or os.environ.get("HMA_SERVER") or DEFAULT_SERVER).strip()
+        scheme, separator, rest = text.partition("://")
+        if not separator:
+            scheme, rest = "http", text
+        rest = rest.rstrip("/")
+        if scheme not in ("http", "https") or not rest or "/" in rest or " " in rest:
+            raise InvalidRequest.field("server", f'expected "host:port", got {text!r}')
+        host, colon, port = rest.rpartition(":")
+        if not colon or rest.endswith("]"):
+            return cls(f"{rest}:{443 if scheme == 'https' else 8080}", scheme == "https")
+        if not host or not port.isdigit() or int(port) > 65535:
+            raise InvalidRequest.field("server", f'expected "host:port", got {text!r}')
+        return cls(rest, scheme == "https")
+
+
+def failure_of(error: grpc.RpcError, server: Server) -> HmaError:
+    """The typed error that `error` stands for.
+
+    A connection that was never made carries no metadata at all, which tells it
+    from a server or a proxy that answered UNAVAILABLE.
+    """
+    if error.code() is grpc.StatusCode.UNAVAILABLE and not _answered(error):
+        return Unavailable(
+            f"nothing answers at {server.target}; start HMA with `make up`, or name its "
+            "address with --server or HMA_SERVER",
+            reason="UNREACHABLE",
+        )
+    return from_rpc_error(error)
+
+
+def _answered(error: grpc.RpcError) -> bool:
+    call: Any = error  # types-grpcio gives RpcError only a part of its methods
+    return bool(call.trailing_metadata()) or bool(call.initial_metadata())
