@@ -1,0 +1,1 @@
+"""The MetaAgent: owns jobs; budgets, routes, dispatches, interrupts, decides when to halt."""

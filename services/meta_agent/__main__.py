@@ -1,0 +1,215 @@
+"""Runs a MetaAgent: `python -m services.meta_agent`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import AsyncIterator, Coroutine
+from functools import partial
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Gauge
+
+from hma.errors import Unavailable
+from hma.llm.openai_compatible import OpenAICompatible
+from hma.llm.routes import Routes, load_routes
+from hma.rpc.channel import open_channel
+from hma.rpc.server import Service, serve
+from hma.rpc.service import run_service
+from hma.telemetry.metrics import new_registry
+from hma.v1 import meta_agent_pb2_grpc
+from services.meta_agent.admission import Admission
+from services.meta_agent.benchmark_log import BenchmarkLog
+from services.meta_agent.capacity import Capacity
+from services.meta_agent.driver import Surroundings
+from services.meta_agent.drivers import Drivers
+from services.meta_agent.fleet_metrics import FleetCounters, FleetPage
+from services.meta_agent.internal_servicer import InternalServicer
+from services.meta_agent.progress import ProgressBoard
+from services.meta_agent.recorder import Recorder
+from services.meta_agent.route_watch import RouteWatch
+from services.meta_agent.rules import Rules
+from services.meta_agent.servicer import MetaAgentServicer
+from services.meta_agent.settings import MetaAgentSettings
+from services.meta_agent.starting import wait_for_database
+from services.meta_agent.status import Peer, StatusBoard
+from services.meta_agent.store.ids import new_replica_id
+from services.meta_agent.store.store import Store, StoreOptions, open_store
+from services.meta_agent.streams import Services
+from services.meta_agent.validation import Validator
+from services.meta_agent.watch import Watches
+
+_SAMPLE_INTERVAL = 1.0
+
+
+async def main(settings: MetaAgentSettings) -> None:
+    """Serves until told to stop."""
+    settings.check()
+    routes = load_routes(settings.llm, os.environ)
+    url = settings.database_url.reveal()
+    await wait_for_database(url, settings.database_wait)
+    replica_id = new_replica_id(settings.replica_name or socket.gethostname())
+    driven: list[Drivers] = []  # the drivers need the store that reports to them
+
+    def lease_lost() -> None:
+        for each in driven:
+            each.lease_lost()
+
+    async with contextlib.AsyncExitStack() as stack:
+        store = await stack.enter_async_context(
+            open_store(
+                url,
+                replica_id=replica_id,
+                address=f"{settings.server.host}:{settings.server.port}",
+                on_lost=lease_lost,
+                options=StoreOptions(pool_size=settings.database_connections),
+            )
+        )
+        peers = [
+            await stack.enter_async_context(_peer(settings, name, method, address))
+            for name, method, address in (
+                ("analyst", "Plan", settings.analyst_address),
+                ("worker", "Execute", settings.worker_address),
+                ("reducer", "Reduce", settings.reducer_address),
+            )
+        ]
+        llm = await stack.enter_async_context(OpenAICompatible(settings.llm))
+        benchmark = await stack.enter_async_context(BenchmarkLog(settings.benchmark_path()))
+        counters = FleetCounters()
+        page = await stack.enter_async_context(FleetPage(counters, store.fleet, store.jobs))
+        rules = rules_of(settings, routes)
+        board = ProgressBoard()
+        route_watch = RouteWatch(llm, routes)
+        around = Surroundings(
+            log=store.log,
+            notifications=store.notifications,
+            clock=store.clock,
+            services=Services(**{peer.name: peer.channel for peer in peers}),
+            rules=rules,
+            routes=route_watch,
+            capacity=Capacity(settings.max_tasks_in_flight),
+            board=board,
+            held=store.beat.held,
+            observers=(Recorder(counters, benchmark, rules).observe,),
+        )
+        drivers = Drivers(
+            store.claims, store.notifications, replica_id, around, max_jobs=settings.max_jobs
+        )
+        driven.append(drivers)
+        watches = Watches(store.log, store.jobs, store.notifications, board)
+        status = StatusBoard(store, peers, routes, llm, ready_tasks=lambda: drivers.ready_tasks)
+        registry = new_registry()
+        stop = asyncio.Event()
+        work = [drivers.run(), route_watch.run(), _sample(drivers, registry)]
+        async with _in_background(work, stop):
+            await serve(
+                settings.server,
+                services_of(settings, store, watches, status, rules),
+                readiness=partial(_readiness, store),
+                registry=registry,
+                pages={"/fleet": page},
+                on_drain=watches.drain,
+                stop=stop,
+            )
+
+
+def services_of(
+    settings: MetaAgentSettings,
+    store: Store,
+    watches: Watches,
+    status: StatusBoard,
+    rules: Rules,
+) -> list[Service]:
+    """The gRPC services of a MetaAgent over an open store."""
+    public = MetaAgentServicer(
+        store,
+        watches,
+        status,
+        validator=Validator(settings.limits, tuple(rules.routes)),
+        admission=Admission(
+            routes=rules.routes,
+            default_deadline=settings.limits.default_deadline,
+            max_attempts=settings.max_attempts,
+        ),
+        rules=rules,
+        tenant=settings.tenant,
+        public_url=settings.public_url,
+    )
+    internal = InternalServicer(store, rules)
+    grpc = meta_agent_pb2_grpc
+    return [
+        Service(
+            "hma.v1.MetaAgentService", partial(grpc.add_MetaAgentServiceServicer_to_server, public)
+        ),
+        Service(
+            "hma.v1.InternalService", partial(grpc.add_InternalServiceServicer_to_server, internal)
+        ),
+    ]
+
+
+def rules_of(settings: MetaAgentSettings, routes: Routes) -> Rules:
+    """What the settings say about deciding."""
+    return Rules(
+        routes=routes,
+        max_attempts=settings.max_attempts,
+        task_timeout=settings.task_timeout,
+        analyst_share=settings.analyst_share,
+        max_plan_tasks=settings.limits.max_plan_tasks,
+    )
+
+
+@contextlib.asynccontextmanager
+async def _peer(
+    settings: MetaAgentSettings, name: str, method: str, address: str
+) -> AsyncIterator[Peer]:
+    async with open_channel(address, settings.channels) as channel:
+        yield Peer(
+            name=name,
+            service=f"hma.v1.{name.capitalize()}Service",
+            method=method,
+            address=address,
+            channel=channel,
+        )
+
+
+async def _readiness(store: Store) -> tuple[bool, str]:
+    try:
+        await store.clock.synchronise(store.database)
+    except Unavailable as error:
+        return False, error.message
+    return True, ""
+
+
+async def _sample(drivers: Drivers, registry: CollectorRegistry) -> None:
+    """Keeps gauges up to date: they are read from another thread, drivers must not be."""
+    ready = Gauge("hma_ready_tasks", "Tasks that could run but wait for a place", registry=registry)
+    driving = Gauge("hma_jobs_driven", "Jobs that this replica drives", registry=registry)
+    while True:
+        ready.set(drivers.ready_tasks)
+        driving.set(drivers.driving)
+        await asyncio.sleep(_SAMPLE_INTERVAL)
+
+
+@contextlib.asynccontextmanager
+async def _in_background(
+    work: list[Coroutine[Any, Any, None]], stop: asyncio.Event
+) -> AsyncIterator[None]:
+    """Runs `work` beside the body; if some of it ends by itself, the process stops."""
+    tasks = [asyncio.create_task(each) for each in work]
+    for task in tasks:
+        task.add_done_callback(lambda _: stop.set())
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+    for result in results:
+        if isinstance(result, Exception):
+            raise result
+
+
+if __name__ == "__main__":
+    run_service("meta_agent", MetaAgentSettings, main)

@@ -1,0 +1,188 @@
+"""Settings of the MetaAgent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from hma.errors import SettingsError
+from hma.llm.settings import LlmSettings
+from hma.rpc.channel import ChannelSettings
+from hma.rpc.server import ServerSettings
+from hma.settings import Bytes, Seconds, Secret, at_least, is_port, setting
+from services.meta_agent.limits import Limits
+
+_INTERNAL_LISTENER = "127.0.0.1:8081"
+_MESSAGE_OVERHEAD = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetaAgentServerSettings(ServerSettings):
+    """Where the MetaAgent serves."""
+
+    port: int = setting("HMA_META_AGENT_PORT", 50051, "gRPC port of the MetaAgent", check=is_port)
+    metrics_port: int = setting(
+        "HMA_META_AGENT_METRICS_PORT",
+        9101,
+        "HTTP port of /metrics (this process) and /fleet (all replicas)",
+        check=is_port,
+    )
+
+
+def _is_address(value: str) -> str | None:
+    host, _, port = value.rpartition(":")
+    if host and port.isdecimal() and 0 < int(port) <= 65535:
+        return None
+    return f'expected "host:port", got {value!r}'
+
+
+def _is_database_url(value: Secret) -> str | None:
+    # The text may hold a password: it is never repeated.
+    text = value.reveal()
+    if not text or text.startswith(("postgresql://", "postgres://")):
+        return None
+    return "expected a URI such as postgresql://user:password@host:5432/hma"
+
+
+def _is_public_url(value: str) -> str | None:
+    parts = urlsplit(value)
+    if not value or (parts.scheme in ("http", "https") and parts.hostname):
+        return None
+    return f'expected a URL such as "https://hma.example.org", got {value!r}'
+
+
+def _is_share(value: float) -> str | None:
+    return None if 0 <= value <= 1 else f"expected 0 to 1, got {value}"
+
+
+def _is_tenant(value: str) -> str | None:
+    plain = value.isascii() and value.replace("-", "").replace("_", "").isalnum()
+    return None if plain else f"expected letters, digits, '-' and '_', got {value!r}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetaAgentSettings:
+    """Everything that a MetaAgent is told from outside."""
+
+    server: MetaAgentServerSettings = field(default_factory=MetaAgentServerSettings)
+    limits: Limits = field(default_factory=Limits)
+    llm: LlmSettings = field(default_factory=LlmSettings)
+    channels: ChannelSettings = field(default_factory=ChannelSettings)
+    database_url: Secret = setting(
+        "HMA_DATABASE_URL",
+        Secret(""),
+        "PostgreSQL URI, such as postgresql://user:password@host:5432/hma; required",
+        check=_is_database_url,
+    )
+    database_wait: Seconds = setting(
+        "HMA_DATABASE_WAIT",
+        Seconds(60),
+        "How long a starting MetaAgent waits for the database",
+        check=at_least(0),
+    )
+    database_connections: int = setting(
+        "HMA_DATABASE_CONNECTIONS",
+        10,
+        "Most pooled database connections of one replica (three more are its own)",
+        check=at_least(2),
+    )
+    analyst_address: str = setting(
+        "HMA_ANALYST_ADDRESS",
+        _INTERNAL_LISTENER,
+        "Where the Analysts are; default: the gateway's internal listener",
+        check=_is_address,
+    )
+    worker_address: str = setting(
+        "HMA_WORKER_ADDRESS",
+        _INTERNAL_LISTENER,
+        "Where the Workers are; default: the gateway's internal listener",
+        check=_is_address,
+    )
+    reducer_address: str = setting(
+        "HMA_REDUCER_ADDRESS",
+        _INTERNAL_LISTENER,
+        "Where the Reducers are; default: the gateway's internal listener",
+        check=_is_address,
+    )
+    replica_name: str = setting(
+        "HMA_REPLICA_NAME", "", "Name of this replica in logs and events; unset: the host's name"
+    )
+    public_url: str = setting(
+        "HMA_PUBLIC_URL",
+        "",
+        "URL under which clients reach the gateway; in front of watch_url. Unset: a path only",
+        check=_is_public_url,
+    )
+    tenant: str = setting(
+        "HMA_DEFAULT_TENANT",
+        "default",
+        "Whose the jobs are when nothing names a tenant",
+        check=_is_tenant,
+    )
+    max_jobs: int = setting(
+        "HMA_MAX_JOBS",
+        200,
+        "Most jobs that one replica drives at once; the others wait in the queue",
+        check=at_least(1),
+    )
+    max_tasks_in_flight: int = setting(
+        "HMA_MAX_TASKS_IN_FLIGHT",
+        64,
+        "Most tasks that one replica has open at Workers at once",
+        check=at_least(1),
+    )
+    max_attempts: int = setting(
+        "HMA_MAX_ATTEMPTS",
+        3,
+        "Tries per task, the first included, for jobs that do not say",
+        check=at_least(1),
+    )
+    task_timeout: Seconds = setting(
+        "HMA_TASK_TIMEOUT",
+        Seconds(120),
+        "Time limit of one try at a task that names none",
+        check=at_least(0.1),
+    )
+    analyst_share: float = setting(
+        "HMA_ANALYST_SHARE",
+        0.15,
+        "Most of a job's budget that planning may cost, 0 to 1",
+        check=_is_share,
+    )
+    benchmark_log: str = setting(
+        "HMA_BENCHMARK_LOG",
+        "",
+        "CSV file that gets one line per finished job, such as hma_benchmark_logs.csv; "
+        "unset: none. The local stack sets it",
+    )
+
+    def benchmark_path(self) -> Path | None:
+        """The benchmark log's file; None when it is off."""
+        off = self.benchmark_log.lower() in ("", "off", "false", "no", "0")
+        return None if off else Path(self.benchmark_log)
+
+    def check(self) -> None:
+        """Checks what one setting alone cannot show.
+
+        Raises:
+            SettingsError: Settings contradict each other, or a required one is missing.
+        """
+        faults = []
+        if not self.database_url.reveal():
+            faults.append(
+                "HMA_DATABASE_URL: is required, such as postgresql://user:password@host:5432/hma"
+            )
+        limits = self.limits
+        if limits.default_deadline > limits.max_deadline:
+            faults.append("HMA_DEFAULT_DEADLINE: is longer than HMA_MAX_DEADLINE")
+        if limits.max_document_bytes > limits.max_job_bytes:
+            faults.append("HMA_MAX_DOCUMENT_BYTES: is larger than HMA_MAX_JOB_BYTES")
+        least = Bytes(limits.max_job_bytes + _MESSAGE_OVERHEAD)
+        if self.server.max_message_bytes < least:
+            faults.append(
+                f"HMA_MAX_MESSAGE_BYTES: must be {least} or more to carry a job of "
+                f"HMA_MAX_JOB_BYTES ({limits.max_job_bytes})"
+            )
+        if faults:
+            raise SettingsError("; ".join(faults))

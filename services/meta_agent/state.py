@@ -1,0 +1,216 @@
+"""The state of a job: what its log folds to. Frozen; `apply` makes the next one.
+
+Times are seconds since the Unix epoch by database time. Tokens are whole tokens.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from hma.v1 import attempt_pb2, common_pb2, job_pb2, task_pb2
+
+AttemptKey = tuple[str, int]
+"""(task_uid, attempt number): names one attempt within a job."""
+
+PLAN_UID_PREFIX = "p."
+REDUCE_UID_PREFIX = "r."
+
+JobState = job_pb2.JobState
+TaskState = job_pb2.TaskState
+
+TERMINAL_JOB_STATES = frozenset(
+    {
+        job_pb2.JOB_STATE_SUCCEEDED,
+        job_pb2.JOB_STATE_PARTIAL,
+        job_pb2.JOB_STATE_FAILED,
+        job_pb2.JOB_STATE_CANCELLED,
+    }
+)
+TERMINAL_TASK_STATES = frozenset(
+    {
+        job_pb2.TASK_STATE_SUCCEEDED,
+        job_pb2.TASK_STATE_PARTIAL,
+        job_pb2.TASK_STATE_FAILED,
+        job_pb2.TASK_STATE_SKIPPED,
+    }
+)
+
+
+class AttemptStatus(enum.Enum):
+    """Whether anything can still come from an attempt."""
+
+    OPEN = "open"
+    FINISHED = "finished"
+    LOST = "lost"
+
+
+def tokens_of(usage: common_pb2.Usage) -> int:
+    """What a usage counts in a budget: prompt plus completion."""
+    return usage.prompt_tokens + usage.completion_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptFold:
+    """One attempt.
+
+    Attributes:
+        epoch: Of the driver that started it.
+        grant: The latest grant; outstanding until its call has settled.
+        grants: How many were given after the first, so that each is sent once.
+        settled: Numbers of the calls that are in the ledger.
+        spent: Tokens of those calls.
+        unknown: Upper bound of what it may have spent beyond that, once lost.
+        stop: Why it was told to stop; None when it was not.
+        result: What it ended with, if it said so.
+    """
+
+    uid: str
+    number: int
+    role: common_pb2.Role.ValueType
+    route: str
+    epoch: int
+    grant: attempt_pb2.Grant
+    start: float
+    deadline: float
+    status: AttemptStatus = AttemptStatus.OPEN
+    settled: frozenset[int] = frozenset()
+    spent: int = 0
+    unknown: int = 0
+    stop: attempt_pb2.StopReason.ValueType | None = None
+    stop_time: float = 0.0
+    end: float = 0.0
+    result: attempt_pb2.AttemptResult | None = None
+    lost_reason: str = ""
+    grants: int = 0
+
+    @property
+    def key(self) -> AttemptKey:
+        """Its name within the job."""
+        return self.uid, self.number
+
+    @property
+    def open(self) -> bool:
+        """Whether it may still spend and report."""
+        return self.status is AttemptStatus.OPEN
+
+    @property
+    def outstanding(self) -> int:
+        """Tokens that its running call may still cost."""
+        if not self.open or self.grant.denied or self.grant.call in self.settled:
+            return 0
+        return self.grant.tokens
+
+    @property
+    def refused(self) -> bool:
+        """Whether the service turned it away before it began."""
+        return self.result is not None and self.result.state == attempt_pb2.ATTEMPT_STATE_REFUSED
+
+
+@dataclass(frozen=True, slots=True)
+class TaskFold:
+    """One task of the plan.
+
+    Attributes:
+        allotted: Tokens set aside for it, spent ones included.
+        attempts: How many were started.
+        result: The best result so far; None when there is none.
+    """
+
+    uid: str
+    task: task_pb2.Task
+    layer: int
+    source: attempt_pb2.PlanSource.ValueType
+    allotted: int
+    expected_prompt: int
+    expected_completion: int
+    state: TaskState.ValueType = job_pb2.TASK_STATE_WAITING
+    attempts: int = 0
+    failure: common_pb2.Failure | None = None
+    result: task_pb2.TaskResult | None = None
+    settle_time: float = 0.0
+
+    @property
+    def settled(self) -> bool:
+        """Whether it has ended, for good."""
+        return self.state in TERMINAL_TASK_STATES
+
+
+def _frozen() -> Mapping[str, TaskFold]:
+    return MappingProxyType({})
+
+
+def _frozen_attempts() -> Mapping[AttemptKey, AttemptFold]:
+    return MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class JobFold:
+    """A job, as its log says it is.
+
+    Attributes:
+        version: Sequence of the latest event that is folded in.
+        epoch: Of the latest driver.
+        claimed: When that driver took the job.
+        budget: Tokens it may spend, top-ups included.
+        spent: Tokens in the ledger.
+        unknown: Upper bound of what lost attempts may have spent.
+        rows: The ledger, one row a call.
+        tasks: By uid, in the order they were admitted.
+        attempts: By (uid, number), in the order they were started.
+    """
+
+    job_id: str = ""
+    version: int = 0
+    epoch: int = 0
+    claimed: float = 0.0
+    created: job_pb2.JobCreated = field(default_factory=job_pb2.JobCreated)
+    create_time: float = 0.0
+    start_time: float = 0.0
+    end_time: float = 0.0
+    deadline: float = 0.0
+    state: JobState.ValueType = job_pb2.JOB_STATE_UNSPECIFIED
+    reason: str = ""
+    budget: int = 0
+    spent: int = 0
+    unknown: int = 0
+    cost: float = 0.0
+    rows: tuple[job_pb2.LedgerRow, ...] = ()
+    shape: job_pb2.ShapeDecided | None = None
+    brief: task_pb2.Brief | None = None
+    tasks: Mapping[str, TaskFold] = field(default_factory=_frozen)
+    attempts: Mapping[AttemptKey, AttemptFold] = field(default_factory=_frozen_attempts)
+    plan_closed: job_pb2.PlanClosed | None = None
+    unfunded: tuple[task_pb2.Missing, ...] = ()
+    interrupted: str | None = None
+    cancelled: str | None = None
+    answer: task_pb2.Answer | None = None
+    finished: job_pb2.JobFinished | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether the job is over."""
+        return self.state in TERMINAL_JOB_STATES
+
+    @property
+    def outstanding(self) -> int:
+        """Tokens granted to calls that have not settled."""
+        return sum(a.outstanding for a in self.attempts.values() if a.open)
+
+    def open_attempts(self) -> Iterator[AttemptFold]:
+        """Attempts that may still report."""
+        return (a for a in self.attempts.values() if a.open)
+
+    def attempts_of(self, uid: str) -> list[AttemptFold]:
+        """The attempts at one task, in order."""
+        return [a for a in self.attempts.values() if a.uid == uid]
+
+    def open_attempt(self, uid: str) -> AttemptFold | None:
+        """The attempt at `uid` that is open; None when there is none."""
+        return next((a for a in self.open_attempts() if a.uid == uid), None)
+
+    def task_by_id(self, task_id: str) -> TaskFold | None:
+        """A task by the id it has in its plan."""
+        return next((t for t in self.tasks.values() if t.task.id == task_id), None)

@@ -1,0 +1,422 @@
+"""A whole MetaAgent without a network: real decide and apply, simulated everything else.
+
+One seed decides all: how services behave, which streams break, when drivers die,
+when clients interrupt. The simulated services keep the rules of an attempt (a call
+only within its grant) and count what they really spend: `World.server_tokens` is
+the truth that the ledger is compared with.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from google.protobuf.duration_pb2 import Duration
+
+from hma.llm.profiles import PRESETS, Profile
+from hma.llm.routes import Route, Routes
+from hma.v1 import analyst_pb2, attempt_pb2, common_pb2, job_pb2, task_pb2
+from services.meta_agent.apply import apply
+from services.meta_agent.budget import purse_of
+from services.meta_agent.decide import decide
+from services.meta_agent.observed import (
+    Broken,
+    Ended,
+    Intended,
+    Observations,
+    Observed,
+    Planned,
+    Refused,
+)
+from services.meta_agent.rules import Rules
+from services.meta_agent.state import AttemptFold, AttemptKey, JobFold
+from services.meta_agent.turn import timestamp
+
+START = 1_700_000_000.0
+ROLE_WORKER = common_pb2.ROLE_WORKER
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Faults:
+    """How often things go wrong, 0 to 1, per attempt unless said otherwise."""
+
+    refused: float = 0.0
+    broken: float = 0.0
+    failed: float = 0.0
+    partial: float = 0.0
+    late_report: float = 0.5
+    driver_dies: float = 0.0
+    deaf: float = 0.0
+
+
+def make_rules(preset: str = "smollm2", **changes: object) -> Rules:
+    """Rules over the two default routes of a profile."""
+    profile: Profile = PRESETS[preset]
+    fast = Route(name="fast", base_url="http://x/v1", model="m", profile=profile)
+    slow = Route(
+        name="reasoning", base_url="http://x/v1", model="m", profile=profile, reasoning=True
+    )
+    routes = Routes({"fast": fast, "reasoning": slow}, "fast")
+    return Rules(routes=routes, **changes)  # type: ignore[arg-type]
+
+
+def make_created(
+    *,
+    items: int = 4,
+    budget: int = 5000,
+    deadline: float = 600.0,
+    plan: task_pb2.Plan | None = None,
+    policy: job_pb2.JobPolicy | None = None,
+) -> job_pb2.JobCreated:
+    """A job as admission makes it."""
+    return job_pb2.JobCreated(
+        tenant="default",
+        task_description="Answer the questions.",
+        items=[task_pb2.Item(item_id=f"q{i + 1}", text=f"What is {i}?") for i in range(items)],
+        budget=job_pb2.Budget(max_tokens=budget, deadline=Duration(seconds=int(deadline))),
+        policy=policy,
+        plan=plan,
+        deadline_time=timestamp(START + deadline),
+    )
+
+
+@dataclass(slots=True)
+class Service:
+    """One simulated attempt at a service."""
+
+    attempt: AttemptFold
+    plan: list[tuple[int, int, int]]
+    calls: list[attempt_pb2.CallUsage] = field(default_factory=list)
+    grants_seen: int = 0
+    waiting: attempt_pb2.CallIntent | None = None
+    stopped: bool = False
+    over: bool = False
+    denied: bool = False
+
+
+class World:
+    """One job, its driver, its services and a clock."""
+
+    def __init__(
+        self,
+        seed: int,
+        created: job_pb2.JobCreated,
+        rules: Rules,
+        faults: Faults | None = None,
+        slots: int = 1000,
+    ) -> None:
+        self.random = random.Random(seed)
+        self.rules = rules
+        self.faults = faults or Faults()
+        self.slots = slots
+        self.now = START
+        self.log: list[job_pb2.JobEvent] = []
+        self.fold = JobFold()
+        self.server_tokens = 0
+        self.peak = 0
+        self.max_open = 0
+        self._queue: list[tuple[float, int, Callable[[], None]]] = []
+        self._order = itertools.count()
+        self._inbox: list[Observed] = []
+        self._broken: dict[AttemptKey, Broken] = {}
+        self._services: dict[AttemptKey, Service] = {}
+        self._wake_at = START
+        self._append(job_pb2.JobEvent(event_id="created", job_created=created))
+        self.claim()
+
+    # ---- the log
+
+    def _append(self, event: job_pb2.JobEvent) -> None:
+        event.job_id = "job-sim"
+        event.sequence = len(self.log) + 1
+        if not event.HasField("time"):
+            event.time.CopyFrom(timestamp(self.now))
+        self.log.append(event)
+        self.fold = apply(self.fold, event)
+        self._check()
+
+    def _check(self) -> None:
+        """What must hold after every single event."""
+        fold = self.fold
+        held = fold.spent + fold.unknown + fold.outstanding
+        assert held <= fold.budget, f"{held} tokens held of a budget of {fold.budget}"
+        purse = purse_of(fold, self.rules)
+        assert held + purse.reserved <= fold.budget
+        assert fold.outstanding == purse.outstanding
+        self.peak = max(self.peak, held)
+        self.max_open = max(self.max_open, sum(1 for _ in fold.open_attempts()))
+
+    def say(self, **payload: object) -> None:
+        """A client's or a service's fact reaches the log."""
+        if not self.fold.ended:
+            self._append(
+                job_pb2.JobEvent(event_id=f"x{len(self.log)}", **payload)  # type: ignore[arg-type]
+            )
+
+    def claim(self) -> None:
+        """A driver takes the job; the streams of the one before are gone."""
+        epoch = self.fold.epoch + 1
+        for service in self._services.values():
+            if not service.over:
+                self._lose_driver(service)
+        self._inbox.clear()
+        self._broken.clear()
+        claimed = job_pb2.JobClaimed(replica="r", epoch=epoch)
+        self._append(job_pb2.JobEvent(event_id=f"claim{epoch}", epoch=epoch, job_claimed=claimed))
+
+    # ---- the clock
+
+    def at(self, delay: float, action: Callable[[], None]) -> None:
+        """Runs `action` after `delay` seconds."""
+        heapq.heappush(self._queue, (self.now + delay, next(self._order), action))
+
+    def run(self, limit: int = 200_000) -> JobFold:
+        """Until the job has ended."""
+        if self.random.random() < self.faults.driver_dies:
+            self.at(self.random.uniform(0, 20), self._driver_dies)
+        for _ in range(limit):
+            if self.fold.ended:
+                return self.fold
+            self._drive()
+            if self.fold.ended:
+                return self.fold
+            upcoming = self._queue[0][0] if self._queue else float("inf")
+            self.now = max(self.now, min(upcoming, self._wake_at))
+            assert self.now < float("inf"), "nothing will ever happen again"
+            while self._queue and self._queue[0][0] <= self.now:
+                heapq.heappop(self._queue)[2]()
+        raise AssertionError("the job did not end")
+
+    def _driver_dies(self) -> None:
+        if self.fold.ended:
+            return
+        self.claim()
+        if self.random.random() < 0.3:
+            self.at(self.random.uniform(0, 5), self._driver_dies)
+
+    def _drive(self) -> None:
+        """Decide, log, carry out; as the driver's shell does."""
+        inbox, self._inbox = tuple(self._inbox), []
+        running = sum(a.role == ROLE_WORKER for a in self.fold.open_attempts())
+        observed = Observations(
+            inbox=inbox, broken=dict(self._broken), slots=max(self.slots - running, 0)
+        )
+        decision = decide(self.fold, observed, self.now, self.rules)
+        self._wake_at = max(decision.wake_at, self.now + 1e-4)
+        for event in decision.events:
+            self._append(event)
+        self._broken = {
+            key: broken for key, broken in self._broken.items() if self.fold.attempts[key].open
+        }
+        self._carry_out()
+
+    def _carry_out(self) -> None:
+        for attempt in list(self.fold.open_attempts()):
+            if attempt.epoch != self.fold.epoch:
+                continue
+            service = self._services.get(attempt.key)
+            if service is None:
+                self._open(attempt)
+                continue
+            service.attempt = attempt
+            if attempt.stop is not None and not service.stopped:
+                service.stopped = True
+                self.at(self._latency(), lambda s=service: self._stop(s))  # type: ignore[misc]
+            elif service.waiting is not None and attempt.grant.call == service.waiting.call:
+                intent, service.waiting = service.waiting, None
+                self.at(self._latency(), lambda s=service, i=intent: self._granted(s, i))  # type: ignore[misc]
+
+    def _latency(self) -> float:
+        return self.random.uniform(0.001, 0.02)
+
+    # ---- the services
+
+    def _open(self, attempt: AttemptFold) -> None:
+        service = Service(attempt, self._calls(attempt))
+        self._services[attempt.key] = service
+        roll = self.random.random()
+        if roll < self.faults.refused:
+            service.over = True
+            self._inbox.append(Refused(attempt.key, common_pb2.FAILURE_CLASS_RATE_LIMITED, "full"))
+            self._wake_at = self.now
+            return
+        if attempt.uid.startswith("p"):
+            self._stream_plan(attempt)
+        self.at(self._latency(), lambda: self._next_call(service))
+
+    def _calls(self, attempt: AttemptFold) -> list[tuple[int, int, int]]:
+        """(prompt, max completion, min completion) of the calls it will want."""
+        if attempt.grant.tokens == 0:
+            return []
+        count = self.random.choice([1, 1, 1, 2, 3])
+        return [
+            (self.random.randint(20, 250), self.random.randint(8, 60), self.random.randint(1, 8))
+            for _ in range(count)
+        ]
+
+    def _stream_plan(self, attempt: AttemptFold) -> None:
+        items = list(self.fold.created.items)
+        self.random.shuffle(items)
+        names: list[str] = []
+        for index, item in enumerate(items or [None]):  # type: ignore[list-item]
+            after = [n for n in names if self.random.random() < 0.2]
+            names.append(f"t{index + 1}")
+            task = task_pb2.Task(
+                id=names[-1],
+                instruction="do it",
+                depends_on=after,
+                critical=self.random.random() < 0.3,
+                complexity=self.random.choice(
+                    [common_pb2.COMPLEXITY_LOW, common_pb2.COMPLEXITY_HIGH]
+                ),
+                items=[item] if item is not None else [],
+                kind=common_pb2.TASK_KIND_ANSWER,
+            )
+            self._inbox.append(
+                Planned(attempt.key, analyst_pb2.PlanFragment(index=index + 1, task=task))
+            )
+
+    def _next_call(self, service: Service) -> None:
+        if service.over:
+            return
+        number = len(service.calls) + 1
+        if service.stopped or service.denied or number > len(service.plan):
+            self._finish(service)
+            return
+        if self.random.random() < self.faults.broken:
+            self._break(service)
+            return
+        prompt, most, least = service.plan[number - 1]
+        intent = attempt_pb2.CallIntent(
+            call=number,
+            prompt_tokens=prompt,
+            max_completion_tokens=most,
+            min_completion_tokens=least,
+            previous=service.calls[-1] if service.calls else None,
+        )
+        held = service.attempt.grant
+        if held.call == number and not held.denied and prompt + most <= held.tokens:
+            self._call(service, prompt, most)
+        else:
+            service.waiting = intent
+            self._inbox.append(Intended(service.attempt.key, intent))
+
+    def _granted(self, service: Service, intent: attempt_pb2.CallIntent) -> None:
+        if service.over:
+            return
+        grant = service.attempt.grant
+        if grant.denied:
+            service.denied = True
+            self._finish(service)
+            return
+        assert grant.tokens >= intent.prompt_tokens + intent.min_completion_tokens
+        clamped = min(intent.max_completion_tokens, grant.tokens - intent.prompt_tokens)
+        self._call(service, intent.prompt_tokens, clamped)
+
+    def _call(self, service: Service, prompt: int, most: int) -> None:
+        self.at(self.random.uniform(0.05, 3.0), lambda: self._call_over(service, prompt, most))
+
+    def _call_over(self, service: Service, prompt: int, most: int) -> None:
+        if service.over:
+            return
+        spent = self.random.randint(1, most)
+        self.server_tokens += prompt + spent
+        service.calls.append(
+            attempt_pb2.CallUsage(
+                call=len(service.calls) + 1,
+                usage=common_pb2.Usage(prompt_tokens=prompt, completion_tokens=spent),
+            )
+        )
+        self._next_call(service)
+
+    def _stop(self, service: Service) -> None:
+        if service.over or self.random.random() < self.faults.deaf:
+            return
+        # A running call is cut: it has cost its prompt and what was generated.
+        number = len(service.calls) + 1
+        grant = service.attempt.grant
+        if service.waiting is None and grant.call == number and not grant.denied and grant.tokens:
+            spent = self.random.randint(0, grant.tokens)
+            self.server_tokens += spent
+            usage = common_pb2.Usage(prompt_tokens=spent)
+            service.calls.append(attempt_pb2.CallUsage(call=number, usage=usage))
+        self._finish(service)
+
+    def _break(self, service: Service) -> None:
+        """The stream breaks; what its grant covers may or may not have been spent."""
+        service.over = True
+        grant = service.attempt.grant
+        number = len(service.calls) + 1
+        if grant.call == number and not grant.denied:
+            spent = self.random.randint(0, grant.tokens)
+            self.server_tokens += spent
+            service.calls.append(
+                attempt_pb2.CallUsage(call=number, usage=common_pb2.Usage(prompt_tokens=spent))
+            )
+        self._broken[service.attempt.key] = Broken(self.now, "the stream broke")
+        self._wake_at = self.now
+        if self.random.random() < self.faults.late_report:
+            self.at(self.random.uniform(0.1, 12.0), lambda: self._report(service))
+
+    def _lose_driver(self, service: Service) -> None:
+        service.stopped = True
+        self.at(3.0, lambda: None)
+        grant, number = service.attempt.grant, len(service.calls) + 1
+        service.over = True
+        if grant.call == number and not grant.denied and service.waiting is None:
+            spent = self.random.randint(0, grant.tokens)
+            self.server_tokens += spent
+            usage = common_pb2.Usage(prompt_tokens=spent)
+            service.calls.append(attempt_pb2.CallUsage(call=number, usage=usage))
+        if self.random.random() < self.faults.late_report:
+            self.at(self.random.uniform(3.0, 12.0), lambda: self._report(service))
+
+    def _report(self, service: Service) -> None:
+        ref = attempt_pb2.AttemptRef(task_uid=service.attempt.uid, attempt=service.attempt.number)
+        result = self._result(service)
+        self.say(attempt_reported=job_pb2.AttemptReported(ref=ref, result=result))
+
+    def _finish(self, service: Service) -> None:
+        service.over = True
+        self._inbox.append(Ended(service.attempt.key, self._result(service)))
+
+    def _result(self, service: Service) -> attempt_pb2.AttemptResult:
+        result = attempt_pb2.AttemptResult(calls=service.calls)
+        attempt = service.attempt
+        roll = self.random.random()
+        if roll < self.faults.failed and not service.stopped:
+            result.state = attempt_pb2.ATTEMPT_STATE_FAILED
+            result.failure.failure_class = self.random.choice(
+                [common_pb2.FAILURE_CLASS_TRANSIENT, common_pb2.FAILURE_CLASS_REFUSED]
+            )
+            return result
+        short = service.stopped or service.denied or roll < self.faults.failed + self.faults.partial
+        result.state = (
+            attempt_pb2.ATTEMPT_STATE_PARTIAL if short else attempt_pb2.ATTEMPT_STATE_SUCCEEDED
+        )
+        if attempt.uid.startswith("p"):
+            result.plan.source = attempt_pb2.PLAN_SOURCE_STRUCTURAL
+        elif attempt.uid.startswith("r"):
+            self._fill_answer(result.answer)
+        else:
+            items = list(self.fold.tasks[attempt.uid].task.items)
+            kept = items[: len(items) // 2] if short else items
+            result.task.items.extend(
+                task_pb2.ItemAnswer(item_id=i.item_id, answer="yes", grounded=True) for i in kept
+            )
+        return result
+
+    def _fill_answer(self, answer: task_pb2.Answer) -> None:
+        for task in self.fold.tasks.values():
+            if task.result is not None:
+                answer.items.extend(task.result.items)
+        answer.text = "the answer"
+        have = {item.item_id for item in answer.items}
+        answer.missing.extend(
+            task_pb2.Missing(item_id=i.item_id)
+            for i in self.fold.created.items
+            if i.item_id not in have
+        )
