@@ -20,26 +20,26 @@ from hma.rpc.server import Service, serve
 from hma.rpc.service import run_service
 from hma.telemetry.metrics import new_registry
 from hma.v1 import meta_agent_pb2_grpc
-from services.meta_agent.admission import Admission
-from services.meta_agent.benchmark_log import BenchmarkLog
-from services.meta_agent.capacity import Capacity
-from services.meta_agent.driver import Surroundings
-from services.meta_agent.drivers import Drivers
-from services.meta_agent.fleet_metrics import FleetCounters, FleetPage
-from services.meta_agent.internal_servicer import InternalServicer
-from services.meta_agent.progress import ProgressBoard
-from services.meta_agent.recorder import Recorder
-from services.meta_agent.route_watch import RouteWatch
-from services.meta_agent.rules import Rules
-from services.meta_agent.servicer import MetaAgentServicer
+from services.meta_agent.deciding.rules import Rules
+from services.meta_agent.driving.capacity import Capacity
+from services.meta_agent.driving.driver import Surroundings
+from services.meta_agent.driving.drivers import Drivers
+from services.meta_agent.driving.progress import ProgressBoard
+from services.meta_agent.driving.route_watch import RouteWatch
+from services.meta_agent.driving.streams import Services
+from services.meta_agent.edge.admission import Admission
+from services.meta_agent.edge.internal_servicer import InternalServicer
+from services.meta_agent.edge.servicer import MetaAgentServicer
+from services.meta_agent.edge.status import Peer, StatusBoard
+from services.meta_agent.edge.validation import Validator
+from services.meta_agent.edge.watch import Watches
+from services.meta_agent.recording.benchmark_log import BenchmarkLog
+from services.meta_agent.recording.fleet_metrics import FleetCounters, FleetPage
+from services.meta_agent.recording.recorder import Recorder
 from services.meta_agent.settings import MetaAgentSettings
 from services.meta_agent.starting import wait_for_database
-from services.meta_agent.status import Peer, StatusBoard
 from services.meta_agent.store.ids import new_replica_id
 from services.meta_agent.store.store import Store, StoreOptions, open_store
-from services.meta_agent.streams import Services
-from services.meta_agent.validation import Validator
-from services.meta_agent.watch import Watches
 
 _SAMPLE_INTERVAL = 1.0
 

@@ -11,7 +11,7 @@ from hma.llm.settings import LlmSettings
 from hma.rpc.channel import ChannelSettings
 from hma.rpc.server import ServerSettings
 from hma.settings import Bytes, Seconds, Secret, at_least, is_port, setting
-from services.meta_agent.limits import Limits
+from services.meta_agent.edge.limits import Limits
 
 _INTERNAL_LISTENER = "127.0.0.1:8081"
 _MESSAGE_OVERHEAD = 1 << 20

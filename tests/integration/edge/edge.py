@@ -17,15 +17,15 @@ from hma.rpc.channel import open_channel
 from hma.rpc.server import bind
 from hma.v1 import attempt_pb2, common_pb2, job_pb2, meta_agent_pb2, meta_agent_pb2_grpc, task_pb2
 from services.meta_agent.__main__ import rules_of, services_of
-from services.meta_agent.limits import Limits
-from services.meta_agent.progress import ProgressBoard
+from services.meta_agent.driving.progress import ProgressBoard
+from services.meta_agent.edge.limits import Limits
+from services.meta_agent.edge.status import Peer, StatusBoard
+from services.meta_agent.edge.watch import Watches
+from services.meta_agent.job.times import timestamp
 from services.meta_agent.settings import MetaAgentServerSettings, MetaAgentSettings
-from services.meta_agent.status import Peer, StatusBoard
 from services.meta_agent.store.append import Append, JobSummary
 from services.meta_agent.store.ids import new_event_id, new_replica_id
 from services.meta_agent.store.store import Store, open_store
-from services.meta_agent.turn import timestamp
-from services.meta_agent.watch import Watches
 
 
 class ScriptedModels:

@@ -12,7 +12,7 @@ from hma.errors import InvalidRequest
 from hma.rpc.status import from_rpc_error
 from hma.settings import Bytes
 from hma.v1 import job_pb2, meta_agent_pb2, task_pb2
-from services.meta_agent.limits import Limits
+from services.meta_agent.edge.limits import Limits
 from tests.integration.edge.edge import Edge, running_edge
 
 Spec = job_pb2.JobSpec

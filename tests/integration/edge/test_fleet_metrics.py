@@ -6,9 +6,9 @@ import urllib.request
 
 from hma.telemetry.metrics import MetricsServer
 from hma.v1 import attempt_pb2, common_pb2, job_pb2, task_pb2
-from services.meta_agent.apply import apply
-from services.meta_agent.fleet_metrics import FleetCounters, FleetPage
-from services.meta_agent.state import JobFold
+from services.meta_agent.job.apply import apply
+from services.meta_agent.job.state import JobFold
+from services.meta_agent.recording.fleet_metrics import FleetCounters, FleetPage
 from services.meta_agent.store.ids import new_replica_id
 from services.meta_agent.store.store import Store, open_store
 

@@ -6,7 +6,7 @@ import grpc
 import pytest
 
 from hma.v1 import attempt_pb2, common_pb2, job_pb2, meta_agent_pb2, task_pb2
-from services.meta_agent.apply import fold_events
+from services.meta_agent.job.apply import fold_events
 from services.meta_agent.store.ids import new_job_id
 from tests.integration.edge.edge import Edge
 

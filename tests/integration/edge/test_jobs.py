@@ -14,7 +14,7 @@ from hma.errors import (
 )
 from hma.rpc.status import from_rpc_error
 from hma.v1 import job_pb2, meta_agent_pb2
-from services.meta_agent import reader
+from services.meta_agent.edge import reader
 from services.meta_agent.store.ids import new_job_id
 from tests.integration.edge.edge import Edge
 

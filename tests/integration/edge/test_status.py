@@ -14,7 +14,7 @@ from grpc_health.v1.health import aio as health_aio
 import hma
 from hma.llm.base import Readiness
 from hma.v1 import meta_agent_pb2, worker_pb2, worker_pb2_grpc
-from services.meta_agent.status import DOWN, STARTING, UP, Peer
+from services.meta_agent.edge.status import DOWN, STARTING, UP, Peer
 from tests.integration.edge.edge import Edge, running_edge
 
 Register = Callable[[grpc.aio.Server], None]

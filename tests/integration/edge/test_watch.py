@@ -9,7 +9,7 @@ import grpc
 import pytest
 
 from hma.v1 import job_pb2, meta_agent_pb2
-from services.meta_agent import watch
+from services.meta_agent.edge import watch
 from tests.integration.edge.edge import Edge
 
 Watch = meta_agent_pb2.WatchJobRequest

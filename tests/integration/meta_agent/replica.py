@@ -29,19 +29,19 @@ from hma.v1 import (
     worker_pb2,
     worker_pb2_grpc,
 )
-from services.meta_agent.apply import fold_events
-from services.meta_agent.capacity import Capacity
-from services.meta_agent.driver import Surroundings
-from services.meta_agent.drivers import Drivers
-from services.meta_agent.progress import ProgressBoard
-from services.meta_agent.route_watch import RouteWatch
-from services.meta_agent.rules import Rules
-from services.meta_agent.state import JobFold
+from services.meta_agent.deciding.rules import Rules
+from services.meta_agent.driving.capacity import Capacity
+from services.meta_agent.driving.driver import Surroundings
+from services.meta_agent.driving.drivers import Drivers
+from services.meta_agent.driving.progress import ProgressBoard
+from services.meta_agent.driving.route_watch import RouteWatch
+from services.meta_agent.driving.streams import Services
+from services.meta_agent.job.apply import fold_events
+from services.meta_agent.job.state import JobFold
+from services.meta_agent.job.times import timestamp
 from services.meta_agent.store.ids import new_job_id, new_replica_id
 from services.meta_agent.store.jobs import NewJob
 from services.meta_agent.store.store import Store, open_store
-from services.meta_agent.streams import Services
-from services.meta_agent.turn import timestamp
 from tests.unit.meta_agent.simulation import make_rules
 
 Work = Callable[[Any, Attempt], Awaitable[attempt_pb2.AttemptResult]]
@@ -196,6 +196,7 @@ class Replica:
     drivers: Drivers
     board: ProgressBoard
     model: ReadyModel
+    watch: RouteWatch
     running: asyncio.Task[None]
 
     async def create(self, created: job_pb2.JobCreated, deadline: float = 60.0) -> str:
@@ -284,7 +285,7 @@ async def open_replica(
 
         running = asyncio.create_task(run())
         try:
-            yield Replica(store, drivers, board, model, running)
+            yield Replica(store, drivers, board, model, watch, running)
         finally:
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)

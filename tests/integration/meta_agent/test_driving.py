@@ -7,7 +7,7 @@ from typing import Any
 
 from hma.rpc.attempt import Attempt
 from hma.v1 import attempt_pb2, common_pb2, job_pb2, task_pb2, worker_pb2
-from services.meta_agent.turn import timestamp
+from services.meta_agent.job.times import timestamp
 from tests.integration.meta_agent.replica import (
     Scripts,
     answer_task,
@@ -222,9 +222,7 @@ async def test_job_queues_while_the_model_loads_and_says_why(postgres_url: str) 
         open_replica(postgres_url, channel) as replica,
     ):
         replica.model.ready = False
-        # The watch has said so before the job is there.
-        while replica.drivers._around.routes.states["fast"].ready:
-            await asyncio.sleep(0.02)
+        await replica.watch.ask()
         job_id = await replica.create(make_created(items=2))
         waiting = await replica.until(job_id, lambda f: "still loading" in f.reason)
         assert waiting.state == job_pb2.JOB_STATE_QUEUED

@@ -7,9 +7,9 @@ from typing import Any
 from hma.llm.profiles import PRESETS
 from hma.llm.routes import Prices, Route, Routes
 from hma.v1 import job_pb2, meta_agent_pb2, task_pb2
-from services.meta_agent.admission import Admission
-from services.meta_agent.limits import Limits
-from services.meta_agent.validation import Validator
+from services.meta_agent.edge.admission import Admission
+from services.meta_agent.edge.limits import Limits
+from services.meta_agent.edge.validation import Validator
 
 
 def routes() -> Routes:

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from hma.errors import InvalidRequest
 from hma.v1 import common_pb2, job_pb2, meta_agent_pb2, task_pb2
-from services.meta_agent.admission import Admitted, admit, fingerprint
-from services.meta_agent.apply import apply
-from services.meta_agent.documents import thin_sections
-from services.meta_agent.state import JobFold
+from services.meta_agent.edge.admission import Admitted, admit, fingerprint
+from services.meta_agent.edge.documents import thin_sections
+from services.meta_agent.job.apply import apply
+from services.meta_agent.job.state import JobFold
 from tests.unit.edge.factory import admission, create_request, document, task
 
 NOW = 1_800_000_000.25

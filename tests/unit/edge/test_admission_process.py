@@ -8,8 +8,8 @@ import psutil
 import pytest
 
 from hma.errors import InvalidRequest
-from services.meta_agent.admission import Admitted
-from services.meta_agent.admission_process import AdmissionDesk, Work
+from services.meta_agent.edge.admission import Admitted
+from services.meta_agent.edge.admission_process import AdmissionDesk, Work
 from tests.unit.edge.factory import admission, create_request, document, task, validator
 
 

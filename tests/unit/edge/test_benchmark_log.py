@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hma.v1 import common_pb2, job_pb2
-from services.meta_agent.benchmark_log import COLUMNS, BenchmarkLog, row_of
+from services.meta_agent.recording.benchmark_log import COLUMNS, BenchmarkLog, row_of
 
 
 def finished_job(job_id: str = "job-1") -> job_pb2.Job:
@@ -107,7 +107,7 @@ async def test_a_line_waits_for_whoever_writes(tmp_path: Path) -> None:
 
 
 def _write_many(path: str, name: str) -> None:
-    from services.meta_agent.benchmark_log import _append
+    from services.meta_agent.recording.benchmark_log import _append
 
     for _ in range(50):
         _append(Path(path), row_of(finished_job(name)))

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from hma.errors import InvalidRequest
 from hma.v1 import task_pb2
-from services.meta_agent.output_schema import find_schema_faults
-from services.meta_agent.plan_validation import find_cycles
+from services.meta_agent.edge.output_schema import find_schema_faults
+from services.meta_agent.edge.plan_validation import find_cycles
 from tests.unit.edge.factory import create_request, document, task, validator
 
 

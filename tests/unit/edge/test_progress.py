@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 
 from hma.v1 import job_pb2
-from services.meta_agent.progress import ProgressBoard
+from services.meta_agent.driving.progress import ProgressBoard
 
 
 def progress(job_id: str, sequence: int) -> job_pb2.JobProgress:

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from hma.v1 import attempt_pb2, job_pb2
-from services.meta_agent.apply import fold_events
-from services.meta_agent.benchmark_log import BenchmarkLog
-from services.meta_agent.fleet_metrics import FleetCounters
-from services.meta_agent.recorder import Recorder
-from services.meta_agent.rules import Rules
-from services.meta_agent.state import JobFold
+from services.meta_agent.deciding.rules import Rules
+from services.meta_agent.job.apply import fold_events
+from services.meta_agent.job.state import JobFold
+from services.meta_agent.recording.benchmark_log import BenchmarkLog
+from services.meta_agent.recording.fleet_metrics import FleetCounters
+from services.meta_agent.recording.recorder import Recorder
 from tests.unit.edge.factory import routes
 
 

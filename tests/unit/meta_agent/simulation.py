@@ -19,10 +19,9 @@ from google.protobuf.duration_pb2 import Duration
 from hma.llm.profiles import PRESETS, Profile
 from hma.llm.routes import Route, Routes
 from hma.v1 import analyst_pb2, attempt_pb2, common_pb2, job_pb2, task_pb2
-from services.meta_agent.apply import apply
-from services.meta_agent.budget import purse_of
-from services.meta_agent.decide import decide
-from services.meta_agent.observed import (
+from services.meta_agent.deciding.budget import purse_of
+from services.meta_agent.deciding.decide import decide
+from services.meta_agent.deciding.observed import (
     Broken,
     Ended,
     Intended,
@@ -31,9 +30,10 @@ from services.meta_agent.observed import (
     Planned,
     Refused,
 )
-from services.meta_agent.rules import Rules
-from services.meta_agent.state import AttemptFold, AttemptKey, JobFold
-from services.meta_agent.turn import timestamp
+from services.meta_agent.deciding.rules import Rules
+from services.meta_agent.job.apply import apply
+from services.meta_agent.job.state import AttemptFold, AttemptKey, JobFold
+from services.meta_agent.job.times import timestamp
 
 START = 1_700_000_000.0
 ROLE_WORKER = common_pb2.ROLE_WORKER
@@ -261,7 +261,7 @@ class World:
         items = list(self.fold.created.items)
         self.random.shuffle(items)
         names: list[str] = []
-        for index, item in enumerate(items or [None]):  # type: ignore[list-item]
+        for index, item in enumerate(items or [None]):
             after = [n for n in names if self.random.random() < 0.2]
             names.append(f"t{index + 1}")
             task = task_pb2.Task(

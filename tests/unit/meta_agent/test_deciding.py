@@ -5,11 +5,9 @@ from __future__ import annotations
 from google.protobuf.duration_pb2 import Duration
 
 from hma.v1 import analyst_pb2, attempt_pb2, common_pb2, job_pb2, task_pb2
-from services.meta_agent.apply import apply
-from services.meta_agent.budget import grant_for, purse_of
-from services.meta_agent.decide import decide
-from services.meta_agent.layers import topological_order
-from services.meta_agent.observed import (
+from services.meta_agent.deciding.budget import grant_for, purse_of
+from services.meta_agent.deciding.decide import decide
+from services.meta_agent.deciding.observed import (
     Broken,
     Ended,
     Intended,
@@ -19,9 +17,11 @@ from services.meta_agent.observed import (
     Refused,
     RouteState,
 )
-from services.meta_agent.rules import Rules
-from services.meta_agent.state import AttemptFold, JobFold
-from services.meta_agent.turn import timestamp
+from services.meta_agent.deciding.rules import Rules
+from services.meta_agent.job.apply import apply
+from services.meta_agent.job.layers import topological_order
+from services.meta_agent.job.state import AttemptFold, JobFold
+from services.meta_agent.job.times import timestamp
 from tests.unit.meta_agent.simulation import START, Faults, World, make_created, make_rules
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hma.v1 import attempt_pb2, common_pb2, task_pb2
-from services.meta_agent.figures import (
+from services.meta_agent.job.figures import (
     Span,
     agent_timings,
     concurrency_figures,
@@ -18,7 +18,7 @@ from services.meta_agent.figures import (
     pairwise_overlap_percent,
     time_saved_percent,
 )
-from services.meta_agent.state import AttemptFold, AttemptStatus, JobFold, TaskFold
+from services.meta_agent.job.state import AttemptFold, AttemptStatus, JobFold, TaskFold
 
 
 def make_fold(tasks: dict[str, tuple[int, float, float, list[str]]]) -> JobFold:

@@ -6,8 +6,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hma.v1 import attempt_pb2, job_pb2
-from services.meta_agent.apply import fold_events
-from services.meta_agent.state import TERMINAL_TASK_STATES, JobFold
+from services.meta_agent.job.apply import fold_events
+from services.meta_agent.job.state import TERMINAL_TASK_STATES, JobFold
 from tests.unit.meta_agent.simulation import START, Faults, World, make_created, make_rules
 
 HARSH = Faults(

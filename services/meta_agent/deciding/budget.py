@@ -1,0 +1,180 @@
+"""Where a job's tokens are, and what may be granted. Pure arithmetic over the fold.
+
+    budget = spent + unknown + outstanding + reserved + planning + committed + pool
+
+`pool` is what is left; it may be negative for tasks that wait for money, and then
+nothing is granted from it. A grant takes from the task's own commitment first,
+then from the pool. So spent + unknown + outstanding + reserved <= budget, always.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from hma.text.tokens import approximate_tokens
+from hma.v1 import attempt_pb2, common_pb2, job_pb2, reducer_pb2
+from services.meta_agent.deciding.rules import Rules, is_on
+from services.meta_agent.job.state import PLAN_UID_PREFIX, REDUCE_UID_PREFIX, JobFold, TaskFold
+
+REDUCE_OVERHEAD = 300
+"""Prompt tokens of a reduce call besides the results: instructions, items, brief."""
+
+RESULT_TOKENS = 200
+"""Size of a result whose task names no limit and has not ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Purse:
+    """A job's tokens at one moment.
+
+    Attributes:
+        reserved: Ring-fenced for reducing; never lent.
+        planning: Kept for the Analyst until the plan is closed.
+        committed: Per unsettled task: its allotment, less what it spent and holds.
+        used: Per task: what its attempts spent, hold, or may have spent.
+    """
+
+    budget: int
+    spent: int
+    unknown: int
+    outstanding: int
+    reserved: int
+    planning: int
+    committed: Mapping[str, int]
+    used: Mapping[str, int]
+
+    @property
+    def pool(self) -> int:
+        """Tokens that nobody has a claim on."""
+        return self.unspent - self.reserved - self.planning - sum(self.committed.values())
+
+    @property
+    def unspent(self) -> int:
+        """Budget less what is, or may be, spent."""
+        return self.budget - self.spent - self.unknown - self.outstanding
+
+
+def purse_of(fold: JobFold, rules: Rules) -> Purse:
+    """Where the tokens of a job are."""
+    used: dict[str, int] = defaultdict(int)
+    outstanding = 0
+    for attempt in fold.attempts.values():
+        held = attempt.outstanding
+        outstanding += held
+        used[attempt.uid] += attempt.spent + attempt.unknown + held
+    committed = {
+        task.uid: max(task.allotted - used[task.uid], 0)
+        for task in fold.tasks.values()
+        if not task.settled
+    }
+    unspent = fold.budget - fold.spent - fold.unknown - outstanding
+    reserved = min(reserve(fold, rules), max(unspent, 0))
+    return Purse(
+        budget=fold.budget,
+        spent=fold.spent,
+        unknown=fold.unknown,
+        outstanding=outstanding,
+        reserved=reserved,
+        planning=_planning(fold, rules, used),
+        committed=committed,
+        used=used,
+    )
+
+
+def limit_of(task: TaskFold, purse: Purse, fold: JobFold) -> int:
+    """Most tokens that the next grant of `task` may have."""
+    own = purse.committed.get(task.uid, 0)
+    moves = is_on(fold.created.policy.budgeting)
+    limit = own + max(purse.pool, 0) if moves else own
+    if purse.pool < 0:
+        limit = max(own + purse.pool, 0)
+    if task.task.max_tokens:
+        limit = min(limit, task.task.max_tokens - purse.used.get(task.uid, 0))
+    return max(limit, 0)
+
+
+def plan_limit(fold: JobFold, rules: Rules) -> int:
+    """Most tokens that the next grant of the Analyst may have."""
+    purse = purse_of(fold, rules)
+    return max(min(purse.planning, purse.unspent - purse.reserved), 0)
+
+
+def reduce_limit(fold: JobFold, rules: Rules) -> int:
+    """Most tokens that the next grant of the Reducer may have: all that is left."""
+    purse = purse_of(fold, rules)
+    return max(purse.unspent - sum(purse.committed.values()), 0)
+
+
+def reduce_mode(fold: JobFold, rules: Rules) -> reducer_pb2.ReduceMode.ValueType:
+    """Whether code can make the answer, or a model has to write it.
+
+    A merge suffices when every part of the answer belongs to an item, when there is
+    one task only, and when the route's model cannot reduce anyway.
+    """
+    merge, prose = reducer_pb2.REDUCE_MODE_MERGE, reducer_pb2.REDUCE_MODE_PROSE
+    if not rules.job_route(fold).profile.can_reduce:
+        return merge
+    single = fold.shape is not None and fold.shape.shape == job_pb2.JOB_SHAPE_SINGLE
+    if single or (fold.plan_closed is not None and len(fold.tasks) == 1):
+        return merge
+    itemised = bool(fold.created.items) and all(
+        task.task.kind in (common_pb2.TASK_KIND_ANSWER, common_pb2.TASK_KIND_EXTRACT)
+        for task in fold.tasks.values()
+    )
+    return merge if itemised else prose
+
+
+def reserve(fold: JobFold, rules: Rules) -> int:
+    """Tokens that reducing what is there, and what is still to come, will take.
+
+    Every result is capped by its final call's max_tokens, so the sum is a bound
+    (SPINE, section 4). Zero when a merge suffices.
+    """
+    if reduce_mode(fold, rules) != reducer_pb2.REDUCE_MODE_PROSE:
+        return 0
+    if any(a.uid.startswith(REDUCE_UID_PREFIX) and a.open for a in fold.attempts.values()):
+        return 0
+    results = sum(_result_tokens(task) for task in fold.tasks.values())
+    if not fold.tasks:
+        results = RESULT_TOKENS
+    return REDUCE_OVERHEAD + results + rules.answer_tokens
+
+
+def _result_tokens(task: TaskFold) -> int:
+    if not task.settled:
+        return task.task.max_result_tokens or RESULT_TOKENS
+    if task.result is None:
+        return 0
+    texts = [*(i.answer + i.evidence for i in task.result.items), task.result.notes]
+    return sum(approximate_tokens(text) for text in texts)
+
+
+def _planning(fold: JobFold, rules: Rules, used: Mapping[str, int]) -> int:
+    if fold.plan_closed is not None or not rules.job_route(fold).profile.can_plan:
+        return 0
+    if fold.created.HasField("plan"):
+        return 0
+    allowance = int(fold.budget * rules.analyst_share)
+    spent = sum(tokens for uid, tokens in used.items() if uid.startswith(PLAN_UID_PREFIX))
+    return max(allowance - spent, 0)
+
+
+def grant_for(intent: attempt_pb2.CallIntent, limit: int) -> attempt_pb2.Grant:
+    """The answer to an intent: all it asks for, what there is, or a denial.
+
+    Args:
+        intent: What the service wants to spend at most.
+        limit: What it may have.
+    """
+    wanted = intent.prompt_tokens + intent.max_completion_tokens
+    least = intent.prompt_tokens + max(intent.min_completion_tokens, 1)
+    tokens = min(wanted, limit)
+    if tokens >= least:
+        return attempt_pb2.Grant(call=intent.call, tokens=tokens)
+    return attempt_pb2.Grant(
+        call=intent.call,
+        denied=True,
+        reason=f"needs {least} tokens for one more call, {max(limit, 0)} are left for it",
+    )

@@ -1,0 +1,129 @@
+"""Seals a job: settles the ledger, judges the end, writes the last event."""
+
+from __future__ import annotations
+
+from hma.v1 import attempt_pb2, common_pb2, job_pb2, task_pb2
+from services.meta_agent.deciding.assembling import assemble_answer
+from services.meta_agent.deciding.receipt import ledger_of
+from services.meta_agent.deciding.reducing import (
+    LAST_MOMENT,
+    answered,
+    failed_for,
+    gave_up,
+    work_is_over,
+)
+from services.meta_agent.deciding.turn import Turn, failure
+from services.meta_agent.job.figures import (
+    agent_timings,
+    concurrency_figures,
+    critical_path,
+    layer_barriers,
+)
+from services.meta_agent.job.state import JobFold
+
+
+def end_job(turn: Turn) -> None:
+    """Ends the job if it is answered, cancelled, or out of time."""
+    fold = turn.fold
+    out_of_time = turn.now >= fold.deadline - LAST_MOMENT
+    if fold.cancelled is not None:
+        _end_cancelled(turn, fold.cancelled, out_of_time)
+    elif answered(fold):
+        _finish_with(turn, fold.answer or task_pb2.Answer())
+    elif out_of_time or (work_is_over(fold) and gave_up(fold)):
+        _end_without_reducer(turn)
+    if not turn.fold.ended:
+        turn.wake(fold.deadline - LAST_MOMENT)
+
+
+def _end_cancelled(turn: Turn, why: str, out_of_time: bool) -> None:
+    """Once every service has said what it spent, or there is no time to wait for it."""
+    if out_of_time:
+        _abandon_attempts(turn)
+    if any(True for _ in turn.fold.open_attempts()):
+        return
+    _settle_rest(turn)
+    reason = f"cancelled: {why}" if why else "cancelled"
+    _finish(turn, job_pb2.JOB_STATE_CANCELLED, reason, None)
+
+
+def _abandon_attempts(turn: Turn) -> None:
+    for attempt in list(turn.fold.open_attempts()):
+        turn.stop_attempt(attempt, attempt_pb2.STOP_REASON_CANCEL, "the deadline is here")
+        turn.lose_attempt(attempt, "the deadline is here")
+
+
+def _end_without_reducer(turn: Turn) -> None:
+    """An answer always: from what there is, by code, and it says so."""
+    _abandon_attempts(turn)
+    _settle_rest(turn)
+    if turn.fold.answer is not None:
+        _finish_with(turn, turn.fold.answer)
+        return
+    _finish_with(turn, assemble_answer(turn.fold, failed_for(turn.fold)))
+
+
+def _settle_rest(turn: Turn) -> None:
+    why = failure(common_pb2.FAILURE_CLASS_TIMEOUT, "the job ended before it did")
+    if turn.fold.cancelled is not None:
+        why = failure(common_pb2.FAILURE_CLASS_CANCELLED, "the job was cancelled")
+    for task in list(turn.fold.tasks.values()):
+        if not task.settled:
+            partial = task.result is not None and len(task.result.items) > 0
+            state = job_pb2.TASK_STATE_PARTIAL if partial else job_pb2.TASK_STATE_SKIPPED
+            turn.settle_task(task, state, why)
+
+
+def _finish_with(turn: Turn, answer: task_pb2.Answer) -> None:
+    state, reason = judge(turn.fold, answer)
+    _finish(turn, state, reason, answer if answer.text or answer.items else None)
+
+
+def judge(fold: JobFold, answer: task_pb2.Answer) -> tuple[job_pb2.JobState.ValueType, str]:
+    """How a job with this answer ended, and why.
+
+    SUCCEEDED when every task did and nothing is missing; PARTIAL when there is an
+    answer at all; FAILED otherwise.
+    """
+    short = [t for t in fold.tasks.values() if t.state != job_pb2.TASK_STATE_SUCCEEDED]
+    if not answer.text and not answer.items:
+        return job_pb2.JOB_STATE_FAILED, _first_reason(fold, "there is nothing to answer with")
+    if answer.missing or short or fold.unfunded:
+        count = len(answer.missing) or len(short) or len(fold.unfunded)
+        return job_pb2.JOB_STATE_PARTIAL, _first_reason(fold, f"{count} parts are not whole")
+    return job_pb2.JOB_STATE_SUCCEEDED, "everything that was asked is answered"
+
+
+def _first_reason(fold: JobFold, otherwise: str) -> str:
+    for task in fold.tasks.values():
+        if task.failure is not None and task.failure.message:
+            return f"task {task.task.id}: {task.failure.message}"
+    if fold.unfunded:
+        return fold.unfunded[0].reason
+    return otherwise
+
+
+def _finish(
+    turn: Turn,
+    state: job_pb2.JobState.ValueType,
+    reason: str,
+    answer: task_pb2.Answer | None,
+) -> None:
+    fold = turn.fold
+    why = None
+    if state == job_pb2.JOB_STATE_FAILED:
+        first = next((t.failure for t in fold.tasks.values() if t.failure is not None), None)
+        why = first or failure(common_pb2.FAILURE_CLASS_INTERNAL, reason)
+    turn.emit(
+        job_finished=job_pb2.JobFinished(
+            state=state,
+            reason=reason,
+            answer=answer,
+            ledger=ledger_of(fold, turn.rules, rows=True, settled=True),
+            agent_timings=agent_timings(fold),
+            layer_barriers=layer_barriers(fold),
+            concurrency=concurrency_figures(fold),
+            critical_path=critical_path(fold),
+            failure=why,
+        )
+    )

@@ -1,0 +1,93 @@
+"""Turns what services said into events: results, losses, plan pieces, grants."""
+
+from __future__ import annotations
+
+from hma.v1 import attempt_pb2, common_pb2, job_pb2
+from services.meta_agent.deciding.admitting import admit_fragment
+from services.meta_agent.deciding.budget import (
+    grant_for,
+    limit_of,
+    plan_limit,
+    purse_of,
+    reduce_limit,
+)
+from services.meta_agent.deciding.observed import Ended, Intended, Planned, Refused
+from services.meta_agent.deciding.turn import Turn
+from services.meta_agent.job.state import PLAN_UID_PREFIX, AttemptFold
+
+
+def take_in(turn: Turn) -> None:
+    """Handles the inbox, in order."""
+    for seen in turn.observed.inbox:
+        attempt = turn.fold.attempts.get(seen.key)
+        if attempt is None or not attempt.open:
+            continue
+        match seen:
+            case Ended():
+                _finish(turn, attempt, seen.result)
+            case Refused():
+                _finish(turn, attempt, _refusal(seen))
+            case Planned():
+                admit_fragment(turn, attempt, seen.fragment)
+            case Intended():
+                _answer_intent(turn, attempt, seen.intent)
+
+
+def _finish(turn: Turn, attempt: AttemptFold, result: attempt_pb2.AttemptResult) -> None:
+    turn.emit(
+        attempt_finished=job_pb2.AttemptFinished(
+            ref=turn.ref(attempt),
+            result=result,
+            costs=[turn.rules.cost(call) for call in result.calls],
+        )
+    )
+
+
+def _refusal(seen: Refused) -> attempt_pb2.AttemptResult:
+    failure = common_pb2.Failure(failure_class=seen.failure_class, message=seen.message)
+    if seen.retry_after:
+        failure.retry_after.FromMilliseconds(int(seen.retry_after * 1000))
+    return attempt_pb2.AttemptResult(state=attempt_pb2.ATTEMPT_STATE_REFUSED, failure=failure)
+
+
+def _answer_intent(turn: Turn, attempt: AttemptFold, intent: attempt_pb2.CallIntent) -> None:
+    """Books the call before, then grants or denies this one.
+
+    A call within the grant that the attempt holds for it needs no answer: both
+    sides see that it is covered.
+    """
+    if intent.HasField("previous") and intent.previous.call not in attempt.settled:
+        turn.emit(
+            call_settled=job_pb2.CallSettled(
+                ref=turn.ref(attempt),
+                call=intent.previous,
+                cost=turn.rules.cost(intent.previous),
+            )
+        )
+        attempt = turn.fold.attempts[attempt.key]
+    if intent.call in attempt.settled or covered(attempt.grant, intent):
+        return
+    held = attempt.outstanding
+    if attempt.stop is not None:
+        grant = attempt_pb2.Grant(call=intent.call, denied=True, reason="told to stop")
+    else:
+        # What the attempt holds for this very call is part of the new grant.
+        grant = grant_for(intent, held + _limit(turn, attempt))
+    turn.emit(call_granted=job_pb2.CallGranted(ref=turn.ref(attempt), grant=grant, intent=intent))
+
+
+def covered(grant: attempt_pb2.Grant, intent: attempt_pb2.CallIntent) -> bool:
+    """Whether a grant pays for all that the intent asks for."""
+    wanted = intent.prompt_tokens + intent.max_completion_tokens
+    return grant.call == intent.call and not grant.denied and wanted <= grant.tokens
+
+
+def _limit(turn: Turn, attempt: AttemptFold) -> int:
+    if attempt.role == common_pb2.ROLE_REDUCER:
+        return reduce_limit(turn.fold, turn.rules)
+    if attempt.uid.startswith(PLAN_UID_PREFIX):
+        return plan_limit(turn.fold, turn.rules)
+    task = turn.fold.tasks.get(attempt.uid)
+    if task is None:
+        return 0
+    return limit_of(task, purse_of(turn.fold, turn.rules), turn.fold)

@@ -1,0 +1,34 @@
+"""Gives up attempts that will not report: their grants are booked as unknown."""
+
+from __future__ import annotations
+
+from services.meta_agent.deciding.turn import Turn
+from services.meta_agent.job.state import AttemptFold
+
+
+def write_off(turn: Turn) -> None:
+    """Loses attempts whose last moment to report has passed.
+
+    A broken stream and an earlier driver's attempt get the time in which their
+    service notices (no heartbeat for 3 s) and reports; a stopped attempt gets the
+    stop grace. After that the attempt is lost; a later report still corrects it.
+    """
+    for attempt in list(turn.fold.open_attempts()):
+        last, reason = _last_moment(turn, attempt)
+        if turn.now >= last:
+            turn.lose_attempt(attempt, reason)
+        else:
+            turn.wake(last)
+
+
+def _last_moment(turn: Turn, attempt: AttemptFold) -> tuple[float, str]:
+    rules = turn.rules
+    moments = [(attempt.deadline + 2 * rules.stop_grace, "did not end in its time")]
+    if attempt.stop is not None:
+        moments.append((attempt.stop_time + rules.stop_grace, "did not end after it was stopped"))
+    if attempt.epoch != turn.fold.epoch:
+        moments.append((turn.fold.claimed + rules.report_grace, "its driver was lost"))
+    broken = turn.observed.broken.get(attempt.key)
+    if broken is not None:
+        moments.append((broken.since + rules.report_grace, broken.reason))
+    return min(moments)

@@ -1,0 +1,139 @@
+"""From an accepted job to a closed plan: shape, Analyst, or a plan without it."""
+
+from __future__ import annotations
+
+from hma.v1 import attempt_pb2, common_pb2, job_pb2, task_pb2
+from services.meta_agent.deciding.admitting import admit_task, unclaimed_items
+from services.meta_agent.deciding.budget import plan_limit
+from services.meta_agent.deciding.retrying import next_try
+from services.meta_agent.deciding.shape import decide_shape, single_task
+from services.meta_agent.deciding.stopping import why_stop
+from services.meta_agent.deciding.turn import Turn
+from services.meta_agent.job.layers import topological_order
+from services.meta_agent.job.state import PLAN_UID_PREFIX, AttemptFold
+
+PLAN_UID = f"{PLAN_UID_PREFIX}1"
+PLAN_TRIES = 3
+
+
+def advance_plan(turn: Turn) -> None:
+    """Moves planning on as far as it goes now."""
+    if turn.fold.plan_closed is not None or turn.fold.cancelled is not None:
+        return
+    why = why_stop(turn.fold, turn.now, turn.rules.work_deadline(turn.fold))
+    if why is not None:
+        if turn.fold.open_attempt(PLAN_UID) is None:
+            _close(turn, attempt_pb2.PLAN_SOURCE_UNSPECIFIED, why.message, why)
+        return
+    if turn.fold.shape is None and not _begin(turn):
+        return
+    if turn.fold.created.HasField("plan"):
+        _admit_callers_plan(turn)
+    elif turn.fold.shape is not None and turn.fold.shape.shape == job_pb2.JOB_SHAPE_SINGLE:
+        items = turn.fold.created.items
+        admit_task(turn, single_task(turn.fold.created, items), attempt_pb2.PLAN_SOURCE_SINGLE)
+        _close(turn, attempt_pb2.PLAN_SOURCE_SINGLE, "")
+    else:
+        _ask_analyst(turn)
+
+
+def _begin(turn: Turn) -> bool:
+    """Decides the shape, once the model server is there."""
+    route = turn.rules.job_route(turn.fold)
+    state = turn.route_state(route.name)
+    if not state.ready:
+        turn.change_state(job_pb2.JOB_STATE_QUEUED, state.detail or f"route {route.name} is away")
+        return False
+    turn.emit(shape_decided=decide_shape(turn.fold, turn.rules))
+    return True
+
+
+def _admit_callers_plan(turn: Turn) -> None:
+    for task in topological_order(turn.fold.created.plan.tasks):
+        admit_task(turn, task, attempt_pb2.PLAN_SOURCE_CALLER)
+    _close(turn, attempt_pb2.PLAN_SOURCE_CALLER, "")
+
+
+def _ask_analyst(turn: Turn) -> None:
+    """Starts the Analyst, tries again where that helps, or does without it."""
+    attempts = turn.fold.attempts_of(PLAN_UID)
+    if attempts and attempts[-1].open:
+        return
+    if not attempts:
+        turn.change_state(job_pb2.JOB_STATE_PLANNING, "the Analyst plans")
+        _start(turn)
+        return
+    last = attempts[-1]
+    if last.result is not None and last.result.HasField("plan"):
+        _accept_outcome(turn, last.result.plan)
+        return
+    tries = [a for a in attempts if not a.refused]
+    if len(tries) < PLAN_TRIES and len(attempts) < 4 * PLAN_TRIES:
+        when = next_try(turn.rules, attempts)
+        if turn.now >= when:
+            _start(turn)
+        else:
+            turn.wake(when)
+        return
+    _plan_without_analyst(turn, f"the Analyst failed: {_why(last)}")
+
+
+def _start(turn: Turn) -> None:
+    route = turn.rules.job_route(turn.fold)
+    tokens = plan_limit(turn.fold, turn.rules) if route.profile.can_plan else 0
+    left = turn.rules.work_deadline(turn.fold) - turn.now
+    # Half of what is left is the most that planning may take of the job's time.
+    deadline = turn.now + min(turn.rules.plan_timeout, 0.5 * left)
+    turn.start_attempt(
+        PLAN_UID, common_pb2.ROLE_ANALYST, route=route.name, tokens=tokens, deadline=deadline
+    )
+
+
+def _accept_outcome(turn: Turn, outcome: attempt_pb2.PlanOutcome) -> None:
+    rest = unclaimed_items(turn.fold)
+    if rest or not turn.fold.tasks:
+        _plan_without_analyst(turn, outcome.reason or "the plan left items out")
+    else:
+        _close(turn, outcome.source, outcome.reason)
+
+
+def _plan_without_analyst(turn: Turn, reason: str) -> None:
+    """One task for what no task has claimed: a plan that needs nobody."""
+    rest = unclaimed_items(turn.fold)
+    source = attempt_pb2.PLAN_SOURCE_MIXED if turn.fold.tasks else attempt_pb2.PLAN_SOURCE_SINGLE
+    if rest or not turn.fold.tasks:
+        admit_task(
+            turn,
+            single_task(turn.fold.created, rest, task_id="rest"),
+            attempt_pb2.PLAN_SOURCE_SINGLE,
+        )
+    _close(turn, source, reason)
+
+
+def _close(
+    turn: Turn,
+    source: attempt_pb2.PlanSource.ValueType,
+    reason: str,
+    failure: common_pb2.Failure | None = None,
+) -> None:
+    unfunded = []
+    if failure is not None:
+        unfunded = [
+            task_pb2.Missing(
+                item_id=item.item_id, reason=failure.message, failure_class=failure.failure_class
+            )
+            for item in unclaimed_items(turn.fold)
+        ]
+    turn.emit(
+        plan_closed=job_pb2.PlanClosed(
+            source=source, reason=reason, tasks=len(turn.fold.tasks), unfunded=unfunded
+        )
+    )
+    if turn.fold.tasks:
+        turn.change_state(job_pb2.JOB_STATE_RUNNING, "tasks run")
+
+
+def _why(attempt: AttemptFold) -> str:
+    if attempt.result is not None:
+        return attempt.result.failure.message or "no reason given"
+    return attempt.lost_reason

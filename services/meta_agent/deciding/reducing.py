@@ -1,0 +1,88 @@
+"""All tasks have ended: the Reducer makes the answer."""
+
+from __future__ import annotations
+
+from hma.v1 import attempt_pb2, common_pb2, job_pb2, reducer_pb2
+from services.meta_agent.deciding.budget import reduce_limit, reduce_mode, reserve
+from services.meta_agent.deciding.retrying import next_try
+from services.meta_agent.deciding.routing import reducing_route
+from services.meta_agent.deciding.turn import Turn
+from services.meta_agent.job.state import REDUCE_UID_PREFIX, JobFold
+
+REDUCE_UID = f"{REDUCE_UID_PREFIX}1"
+REDUCE_TRIES = 2
+
+LAST_MOMENT = 0.3
+"""Seconds before the deadline at which the answer is put together without the
+Reducer: enough to commit and send it."""
+
+
+def work_is_over(fold: JobFold) -> bool:
+    """Whether nothing but the answer is missing."""
+    return fold.plan_closed is not None and all(task.settled for task in fold.tasks.values())
+
+
+def advance_reduce(turn: Turn) -> None:
+    """Starts the Reducer, and again where that helps and there is time."""
+    fold = turn.fold
+    if not work_is_over(fold) or fold.cancelled is not None or fold.answer is not None:
+        return
+    turn.change_state(job_pb2.JOB_STATE_REDUCING, "the answer is being made")
+    attempts = fold.attempts_of(REDUCE_UID)
+    if (attempts and attempts[-1].open) or gave_up(fold):
+        return
+    if turn.now >= fold.deadline - 2 * LAST_MOMENT:
+        return
+    if attempts:
+        when = next_try(turn.rules, attempts)
+        if turn.now < when:
+            turn.wake(min(when, fold.deadline - 2 * LAST_MOMENT))
+            return
+    turn.start_attempt(
+        REDUCE_UID,
+        common_pb2.ROLE_REDUCER,
+        route=reducing_route(turn.fold, turn.rules),
+        tokens=_grant(turn),
+        deadline=fold.deadline - LAST_MOMENT,
+    )
+
+
+def gave_up(fold: JobFold) -> bool:
+    """Whether the Reducer has failed as often as it may.
+
+    A refusal costs nothing but time, so it may be refused more often.
+    """
+    attempts = fold.attempts_of(REDUCE_UID)
+    if any(attempt.open for attempt in attempts):
+        return False
+    tries = [a for a in attempts if not a.refused]
+    return len(tries) >= REDUCE_TRIES or len(attempts) >= 4 * REDUCE_TRIES
+
+
+def funded_mode(tokens: int) -> reducer_pb2.ReduceMode.ValueType:
+    """How the answer is made with a grant of so many tokens."""
+    return reducer_pb2.REDUCE_MODE_PROSE if tokens > 0 else reducer_pb2.REDUCE_MODE_MERGE
+
+
+def _grant(turn: Turn) -> int:
+    if reduce_mode(turn.fold, turn.rules) != reducer_pb2.REDUCE_MODE_PROSE:
+        return 0
+    if not any(task.result is not None for task in turn.fold.tasks.values()):
+        return 0  # nothing to write about
+    return min(reserve(turn.fold, turn.rules), reduce_limit(turn.fold, turn.rules))
+
+
+def answered(fold: JobFold) -> bool:
+    """Whether the Reducer has given its answer and nothing is open any more."""
+    return fold.answer is not None and not any(True for _ in fold.open_attempts())
+
+
+def failed_for(fold: JobFold) -> str:
+    """Why there was no answer from the Reducer, for the log."""
+    attempts = fold.attempts_of(REDUCE_UID)
+    if not attempts:
+        return "there was no time for the Reducer"
+    last = attempts[-1]
+    if last.result is not None and last.result.state != attempt_pb2.ATTEMPT_STATE_SUCCEEDED:
+        return last.result.failure.message
+    return last.lost_reason or "the Reducer gave no answer"

@@ -1,0 +1,160 @@
+"""One decision in the making: the state so far, and the events that led there."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from hma.v1 import attempt_pb2, common_pb2, job_pb2
+from services.meta_agent.deciding.observed import Observations, RouteState
+from services.meta_agent.deciding.rules import Rules
+from services.meta_agent.job.apply import apply
+from services.meta_agent.job.state import AttemptFold, JobFold, TaskFold
+from services.meta_agent.job.times import timestamp
+
+
+class Turn:
+    """Collects the events of one decision; every event is folded in at once.
+
+    Rules read `fold` and call `emit`; each sees what the ones before it decided.
+    Nothing outside the turn changes.
+
+    Attributes:
+        fold: The state with the events so far.
+        now: Database time of the decision.
+        events: What was decided, in order.
+        wake_at: When to decide again if nothing happens before.
+    """
+
+    def __init__(self, fold: JobFold, observed: Observations, now: float, rules: Rules) -> None:
+        self.fold = fold
+        self.observed = observed
+        self.now = now
+        self.rules = rules
+        self.events: list[job_pb2.JobEvent] = []
+        self.wake_at = math.inf
+        self._version = fold.version
+        self._workers_before = _open_workers(fold)
+
+    @property
+    def places(self) -> int:
+        """How many more Worker attempts may be opened.
+
+        What ended in this very turn has left its place.
+        """
+        return self.observed.slots + self._workers_before - _open_workers(self.fold)
+
+    def emit(self, **payload: Any) -> None:
+        """Decides one event, for example `emit(state_changed=StateChanged(…))`."""
+        event = job_pb2.JobEvent(
+            job_id=self.fold.job_id,
+            # Epoch, version and place name a decision: made again after an
+            # ambiguous commit it carries the same ids, and is stored once.
+            event_id=f"{self.fold.epoch}.{self._version}.{len(self.events)}",
+            time=timestamp(self.now),
+            epoch=self.fold.epoch,
+            **payload,
+        )
+        self.fold = apply(self.fold, event)
+        self.events.append(event)
+
+    def wake(self, when: float) -> None:
+        """Asks for another decision at `when`, or earlier."""
+        self.wake_at = min(self.wake_at, when)
+
+    def ref(self, attempt: AttemptFold) -> attempt_pb2.AttemptRef:
+        """The attempt's name on the wire."""
+        return attempt_pb2.AttemptRef(
+            job_id=self.fold.job_id,
+            epoch=attempt.epoch,
+            task_uid=attempt.uid,
+            attempt=attempt.number,
+        )
+
+    def route_state(self, name: str) -> RouteState:
+        """Whether a route can be called now."""
+        return self.observed.routes.get(name, RouteState(ready=True))
+
+    # What several rules decide in the same words.
+
+    def change_state(self, state: job_pb2.JobState.ValueType, reason: str) -> None:
+        """Moves the job, or only its reason; nothing when neither is new."""
+        if (self.fold.state, self.fold.reason) == (state, reason):
+            return
+        change = job_pb2.StateChanged(to=state, reason=reason)
+        setattr(change, "from", self.fold.state)
+        self.emit(state_changed=change)
+
+    def start_attempt(
+        self,
+        uid: str,
+        role: common_pb2.Role.ValueType,
+        *,
+        route: str,
+        tokens: int,
+        deadline: float,
+        route_reason: str = "",
+    ) -> None:
+        """Dispatches the next attempt at `uid`."""
+        number = len(self.fold.attempts_of(uid)) + 1
+        self.emit(
+            attempt_started=job_pb2.AttemptStarted(
+                ref=attempt_pb2.AttemptRef(
+                    job_id=self.fold.job_id, epoch=self.fold.epoch, task_uid=uid, attempt=number
+                ),
+                role=role,
+                route=route,
+                grant=attempt_pb2.Grant(call=1, tokens=max(tokens, 0)),
+                deadline_time=timestamp(deadline),
+                route_reason=route_reason,
+            )
+        )
+
+    def stop_attempt(
+        self, attempt: AttemptFold, reason: attempt_pb2.StopReason.ValueType, note: str
+    ) -> None:
+        """Tells an open attempt to end; once."""
+        if attempt.open and attempt.stop is None:
+            self.emit(
+                attempt_stopped=job_pb2.AttemptStopped(
+                    ref=self.ref(attempt), reason=reason, note=note
+                )
+            )
+
+    def lose_attempt(self, attempt: AttemptFold, reason: str) -> None:
+        """Gives an open attempt up: what it held may be spent, and is booked so."""
+        self.emit(
+            attempt_lost=job_pb2.AttemptLost(
+                ref=self.ref(attempt), unknown_tokens=attempt.outstanding, reason=reason
+            )
+        )
+
+    def settle_task(
+        self,
+        task: TaskFold,
+        state: job_pb2.TaskState.ValueType,
+        failure: common_pb2.Failure | None = None,
+    ) -> None:
+        """Ends a task for good; what it has not used returns to the pool."""
+        used = sum(a.spent + a.unknown for a in self.fold.attempts_of(task.uid))
+        self.emit(
+            task_settled=job_pb2.TaskSettled(
+                task_uid=task.uid,
+                state=state,
+                failure=failure,
+                refunded_tokens=max(task.allotted - used, 0),
+            )
+        )
+
+
+def _open_workers(fold: JobFold) -> int:
+    return sum(a.role == common_pb2.ROLE_WORKER for a in fold.open_attempts())
+
+
+def failure(
+    failure_class: common_pb2.FailureClass.ValueType,
+    message: str,
+    role: common_pb2.Role.ValueType = common_pb2.ROLE_META_AGENT,
+) -> common_pb2.Failure:
+    """A failure that the MetaAgent itself states."""
+    return common_pb2.Failure(failure_class=failure_class, message=message, role=role)

@@ -1,0 +1,1 @@
+"""The thin shell around deciding: claims jobs, appends events, keeps streams."""

@@ -1,0 +1,132 @@
+"""All the jobs that this replica drives: claims them, starts their drivers, gives them up."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from hma.errors import Fenced, Unavailable
+from hma.telemetry import logs
+from services.meta_agent.driving.driver import JobDriver, Surroundings
+from services.meta_agent.store.claims import Claimed, Claims
+from services.meta_agent.store.notify import Notifications
+
+_log = logging.getLogger(__name__)
+
+CLAIM_LOT = 16
+"""Jobs claimed in one statement."""
+
+LOOK_AGAIN = 1.0
+"""Seconds after which claimable jobs are looked for, though nobody has said so."""
+
+
+class Drivers:
+    """Claims jobs up to a limit and drives each in a task of its own."""
+
+    def __init__(
+        self,
+        claims: Claims,
+        notifications: Notifications,
+        replica: str,
+        around: Surroundings,
+        *,
+        max_jobs: int,
+    ) -> None:
+        """Nothing is claimed yet.
+
+        Args:
+            claims: Takes jobs.
+            notifications: Tells of jobs to be had.
+            replica: This replica's id.
+            around: What the drivers share.
+            max_jobs: Jobs driven at once; the others wait in the database.
+        """
+        self._claims = claims
+        self._notifications = notifications
+        self._replica = replica
+        self._around = around
+        self._max_jobs = max_jobs
+        self._running: dict[str, tuple[JobDriver, asyncio.Task[None]]] = {}
+        self._place_free = asyncio.Event()
+
+    @property
+    def driving(self) -> int:
+        """Jobs that are driven here now."""
+        return len(self._running)
+
+    @property
+    def ready_tasks(self) -> int:
+        """Tasks that could run but wait for a place, over all jobs driven here."""
+        return sum(driver.ready_tasks for driver, _ in self._running.values())
+
+    def lease_lost(self) -> None:
+        """Another replica may claim our jobs any moment: close all streams now."""
+        _log.error("the lease is lost: all %d drivers are stopped", len(self._running))
+        for _, task in self._running.values():
+            task.cancel()
+
+    async def run(self) -> None:
+        """Claims and drives until cancelled; then gives every job back."""
+        try:
+            while True:
+                mark = self._notifications.claimable_mark()
+                if not await self._claim():
+                    await self._notifications.wait_claimable(mark, LOOK_AGAIN)
+        finally:
+            await self._give_up_all()
+
+    async def _claim(self) -> bool:
+        """Claims what there is room for; whether another try at once may bring more."""
+        room = self._max_jobs - len(self._running)
+        if room <= 0:
+            self._place_free.clear()
+            try:
+                async with asyncio.timeout(LOOK_AGAIN):
+                    await self._place_free.wait()
+            except TimeoutError:
+                pass
+            return True
+        try:
+            claimed = await self._claims.claim(
+                self._replica, min(room, CLAIM_LOT), driving=list(self._running)
+            )
+        except Unavailable as error:
+            _log.warning("cannot claim jobs: %s", error.message)
+            return False
+        for job in claimed:
+            self._start(job)
+        return len(claimed) == CLAIM_LOT
+
+    def _start(self, claimed: Claimed) -> None:
+        driver = JobDriver(claimed, self._replica, self._around)
+        task = asyncio.create_task(self._drive(claimed, driver), name=f"drive {claimed.job_id}")
+        self._running[claimed.job_id] = (driver, task)
+
+    async def _drive(self, claimed: Claimed, driver: JobDriver) -> None:
+        with logs.bind(job_id=claimed.job_id, epoch=claimed.epoch):
+            try:
+                await driver.run()
+            except Fenced:
+                _log.info("another replica drives the job, or it is gone")
+            except Unavailable as error:
+                _log.warning("stopped driving: %s", error.message)
+            except Exception:  # noqa: BLE001 - the last resort, logged
+                # One job's defect must not stop the others. It is claimed again later,
+                # here or elsewhere, and its deadline still ends it.
+                _log.exception("a driver failed")
+                await self._give_back(claimed, delay=2.0)
+            finally:
+                self._running.pop(claimed.job_id, None)
+                self._place_free.set()
+
+    async def _give_back(self, claimed: Claimed, *, delay: float = 0.0) -> None:
+        try:
+            await self._claims.release(claimed.job_id, claimed.epoch, delay=delay)
+        except Unavailable as error:
+            _log.warning("cannot give the job back; its lease runs out: %s", error.message)
+
+    async def _give_up_all(self) -> None:
+        tasks = [task for _, task in self._running.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,199 @@
+"""From a valid request to a job: its first event and its documents. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from hma.errors import InvalidRequest
+from hma.llm.routes import Routes
+from hma.rpc.validation import Violations
+from hma.text.items import find_items
+from hma.text.outline import outline
+from hma.v1 import common_pb2, job_pb2, meta_agent_pb2, task_pb2
+from services.meta_agent.deciding.shape import minimum_tokens
+from services.meta_agent.edge.documents import (
+    content_of,
+    document_id,
+    document_names,
+    media_type_of,
+    thin_sections,
+)
+from services.meta_agent.edge.quoting import quote
+from services.meta_agent.job.times import timestamp
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admission:
+    """How requests become jobs on this MetaAgent.
+
+    Attributes:
+        routes: The configured routes.
+        default_deadline: Seconds, for a job that names no deadline.
+        max_attempts: Tries per task, for a job that names none.
+    """
+
+    routes: Routes
+    default_deadline: float
+    max_attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A job that is ready to be stored.
+
+    Attributes:
+        event: The first of its log.
+        documents: Each document and its content, UTF-8 in NFC.
+        fingerprint: SHA-256 of what was asked, to tell a retry from another request.
+    """
+
+    event: job_pb2.JobEvent
+    documents: Sequence[tuple[task_pb2.DocumentRef, bytes]]
+    fingerprint: bytes
+
+
+def admit(
+    request: meta_agent_pb2.CreateJobRequest,
+    admission: Admission,
+    *,
+    job_id: str,
+    event_id: str,
+    tenant: str,
+    now: float,
+) -> Admitted:
+    """Makes a job of a request that `Validator.check_create_job` has passed.
+
+    Args:
+        request: The request.
+        admission: Routes and defaults.
+        job_id: The id of the new job.
+        event_id: The id of its first event.
+        tenant: Whose it is.
+        now: Database time, in seconds since the epoch.
+
+    Raises:
+        InvalidRequest: A section that the plan names does not exist, or the budget
+            cannot pay for a single call.
+    """
+    spec = request.job
+    documents = _divide(spec)
+    refs = [ref for ref, _ in documents]
+    created = job_pb2.JobCreated(
+        tenant=tenant,
+        request_id=request.request_id,
+        task_description=_nfc(spec.task_description),
+        documents=refs,
+        budget=_budget(spec, admission),
+        policy=_policy(spec.policy, admission),
+    )
+    if spec.HasField("plan"):
+        created.plan.CopyFrom(_plan(spec, refs))
+        created.items.extend(item for task in created.plan.tasks for item in task.items)
+    else:
+        created.items.extend(find_items(created.task_description))
+    created.deadline_time.CopyFrom(timestamp(now + created.budget.deadline.ToNanoseconds() / 1e9))
+    _check_affordable(spec, created, admission)
+    event = job_pb2.JobEvent(
+        job_id=job_id, event_id=event_id, time=timestamp(now), job_created=created
+    )
+    return Admitted(event, documents, fingerprint(spec))
+
+
+def fingerprint(spec: job_pb2.JobSpec) -> bytes:
+    """SHA-256 of what was asked."""
+    return hashlib.sha256(spec.SerializeToString(deterministic=True)).digest()
+
+
+def _nfc(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
+
+
+def _divide(spec: job_pb2.JobSpec) -> list[tuple[task_pb2.DocumentRef, bytes]]:
+    divided = []
+    for index, document in enumerate(spec.documents):
+        content = content_of(document)
+        ref = outline(document_id(index), _nfc(document.name), media_type_of(document), content)
+        divided.append((ref, content.encode()))
+    thin_sections([ref for ref, _ in divided])
+    return divided
+
+
+def _budget(spec: job_pb2.JobSpec, admission: Admission) -> job_pb2.Budget:
+    budget = job_pb2.Budget()
+    budget.CopyFrom(spec.budget)
+    budget.max_tokens = spec.budget.max_tokens or spec.total_budget_tokens
+    if not budget.HasField("deadline"):
+        budget.deadline.FromMilliseconds(round(admission.default_deadline * 1000))
+    return budget
+
+
+def _policy(asked: job_pb2.JobPolicy, admission: Admission) -> job_pb2.JobPolicy:
+    policy = job_pb2.JobPolicy(
+        shape=asked.shape or job_pb2.JOB_SHAPE_AUTO,
+        dispatch=asked.dispatch or job_pb2.DISPATCH_DATAFLOW,
+        budgeting=asked.budgeting or job_pb2.SWITCH_ON,
+        interruption=asked.interruption or job_pb2.SWITCH_ON,
+        routing=asked.routing or job_pb2.SWITCH_ON,
+        failure_policy=asked.failure_policy or job_pb2.FAILURE_POLICY_CONTINUE,
+        max_rounds=asked.max_rounds or 1,
+        max_attempts=asked.max_attempts or admission.max_attempts,
+        route=asked.route,
+    )
+    if asked.HasField("layer_timeout"):
+        policy.layer_timeout.CopyFrom(asked.layer_timeout)
+    return policy
+
+
+def _plan(spec: job_pb2.JobSpec, refs: Sequence[task_pb2.DocumentRef]) -> task_pb2.Plan:
+    """The client's plan with defaults filled in and documents named by their ids."""
+    plan = task_pb2.Plan()
+    plan.CopyFrom(spec.plan)
+    names = document_names(spec)
+    sections = {section.section_id for ref in refs for section in ref.sections}
+    faults = Violations()
+    for index, task in enumerate(plan.tasks):
+        task.title, task.role = _nfc(task.title), _nfc(task.role)
+        task.instruction = _nfc(task.instruction)
+        task.complexity = task.complexity or common_pb2.COMPLEXITY_MEDIUM
+        task.kind = task.kind or common_pb2.TASK_KIND_ANSWER
+        for item in task.items:
+            item.text = _nfc(item.text)
+        reads = []
+        for number, name in enumerate(task.documents):
+            found = _find_input(_nfc(name), names, sections)
+            reads.append(found)
+            if not found:
+                faults.add(
+                    f"job.plan.tasks[{index}].documents[{number}]",
+                    f"the document has no section {quote(name, 64)}; leave out '#…' for all of it",
+                )
+        task.documents[:] = dict.fromkeys(reads)
+    faults.raise_if_any()
+    return plan
+
+
+def _find_input(name: str, names: Mapping[str, str], sections: set[str]) -> str:
+    """The id of the document or section that a plan means; empty when there is none."""
+    if name in names:
+        return names[name]
+    document, _, section = name.rpartition("#")
+    section_id = f"{names.get(document, '')}#{section}"
+    return section_id if section_id in sections else ""
+
+
+def _check_affordable(
+    spec: job_pb2.JobSpec, created: job_pb2.JobCreated, admission: Admission
+) -> None:
+    route = admission.routes.choose(created.policy.route)
+    least = minimum_tokens(created, route)
+    if created.budget.max_tokens >= least:
+        return
+    field = "job.budget.max_tokens" if spec.budget.max_tokens else "job.total_budget_tokens"
+    raise InvalidRequest.field(
+        field,
+        f"{created.budget.max_tokens:,} tokens cannot pay for a single call on route "
+        f"{route.name}: this job needs {least:,} at least",
+    )

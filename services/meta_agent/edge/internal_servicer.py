@@ -1,0 +1,87 @@
+"""What services ask of the MetaAgent: take a late result, give a document."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+
+from hma.errors import NotFound, PreconditionFailed
+from hma.rpc.validation import Violations, check
+from hma.telemetry import logs
+from hma.v1 import attempt_pb2, job_pb2, meta_agent_pb2, meta_agent_pb2_grpc
+from services.meta_agent.deciding.rules import Rules
+from services.meta_agent.edge.validation import check_job_id
+from services.meta_agent.job.times import timestamp
+from services.meta_agent.store.ids import is_job_id
+from services.meta_agent.store.store import Store
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class InternalServicer(meta_agent_pb2_grpc.InternalServiceServicer):
+    """Serves `hma.v1.InternalService`; any replica takes any job's."""
+
+    def __init__(self, store: Store, rules: Rules) -> None:
+        """Reads and writes nothing yet.
+
+        Args:
+            store: Where jobs are.
+            rules: Prices calls.
+        """
+        self._store = store
+        self._rules = rules
+
+    async def ReportAttempt(
+        self, request: meta_agent_pb2.ReportAttemptRequest, context: Context
+    ) -> meta_agent_pb2.ReportAttemptResponse:
+        """Logs a result whose stream broke. The same report again changes nothing."""
+        _check_report(request)
+        ref = request.ref
+        event = job_pb2.JobEvent(
+            job_id=ref.job_id,
+            event_id=report_event_id(ref),
+            time=timestamp(self._store.clock.now()),
+            attempt_reported=job_pb2.AttemptReported(
+                ref=ref,
+                result=request.result,
+                costs=[self._rules.cost(call) for call in request.result.calls],
+            ),
+        )
+        with logs.bind(job_id=ref.job_id, task_uid=ref.task_uid, attempt=ref.attempt):
+            try:
+                if is_job_id(ref.job_id):
+                    await self._store.log.append_fact(ref.job_id, event)
+                    return meta_agent_pb2.ReportAttemptResponse(recorded=True)
+            except (NotFound, PreconditionFailed):
+                # Gone or sealed: the service must stop trying all the same.
+                pass
+            return meta_agent_pb2.ReportAttemptResponse(recorded=False)
+
+    async def ReadDocument(
+        self, request: meta_agent_pb2.ReadDocumentRequest, context: Context
+    ) -> AsyncIterator[meta_agent_pb2.ReadDocumentResponse]:
+        """Streams a document, a part at a time."""
+        Violations(check(request)).raise_if_any()
+        check_job_id(request.job_id)
+        if "\x00" in request.document_id:
+            raise NotFound("There is no document with this id.")
+        async for part in self._store.documents.read(request.job_id, request.document_id):
+            yield meta_agent_pb2.ReadDocumentResponse(chunk=part)
+
+
+def report_event_id(ref: attempt_pb2.AttemptRef) -> str:
+    """The id of the fact that an attempt's result was reported."""
+    return f"report.{ref.task_uid}.{ref.attempt}.{ref.epoch}"
+
+
+def _check_report(request: meta_agent_pb2.ReportAttemptRequest) -> None:
+    faults = Violations(check(request))
+    ref = request.ref
+    faults.require(ref.job_id, "ref.job_id", "is required")
+    faults.require(ref.task_uid, "ref.task_uid", "is required")
+    faults.require("\x00" not in ref.task_uid, "ref.task_uid", "must be text")
+    faults.at_most(ref.task_uid, 64, "ref.task_uid")
+    faults.require(ref.attempt >= 1, "ref.attempt", "must be 1 or more")
+    faults.raise_if_any()

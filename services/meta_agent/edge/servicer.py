@@ -1,0 +1,287 @@
+"""The public API: requests in, jobs out. Rules are elsewhere; this is the edge."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import Any
+
+import grpc
+
+from hma.errors import InvalidRequest, PreconditionFailed
+from hma.telemetry import logs
+from hma.v1 import job_pb2, meta_agent_pb2, meta_agent_pb2_grpc
+from services.meta_agent.deciding.rules import Rules
+from services.meta_agent.edge.admission import Admission, Admitted
+from services.meta_agent.edge.admission_process import AdmissionDesk, Work
+from services.meta_agent.edge.limits import DEFAULT_PAGE_SIZE
+from services.meta_agent.edge.projection import project
+from services.meta_agent.edge.reader import JobReader
+from services.meta_agent.edge.status import StatusBoard
+from services.meta_agent.edge.validation import Validator
+from services.meta_agent.edge.watch import Watches
+from services.meta_agent.job.times import timestamp
+from services.meta_agent.store.ids import new_event_id, new_job_id
+from services.meta_agent.store.jobs import JobRow, NewJob
+from services.meta_agent.store.store import Store
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+_MARGIN = 0.25
+"""Seconds before the caller's own deadline at which waiting ends, so that it gets its answer."""
+
+
+class MetaAgentServicer(meta_agent_pb2_grpc.MetaAgentServiceServicer):
+    """Serves `hma.v1.MetaAgentService`."""
+
+    def __init__(
+        self,
+        store: Store,
+        watches: Watches,
+        status: StatusBoard,
+        *,
+        validator: Validator,
+        admission: Admission,
+        rules: Rules,
+        tenant: str = "default",
+        public_url: str = "",
+    ) -> None:
+        """Reads and writes nothing yet.
+
+        Args:
+            store: Where jobs are.
+            watches: Follows jobs.
+            status: Looks at the system.
+            validator: Checks requests.
+            admission: Makes jobs of them.
+            rules: What projecting a job needs to know.
+            tenant: Whose the jobs are.
+            public_url: In front of `watch_url`; empty for a path only.
+        """
+        self._store = store
+        self._watches = watches
+        self._status = status
+        self._validator = validator
+        self._admission = admission
+        self._rules = rules
+        self._tenant = tenant
+        self._public_url = public_url.rstrip("/")
+        self._reader = JobReader(store.log)
+        self._desk = AdmissionDesk()
+
+    async def CreateJob(
+        self, request: meta_agent_pb2.CreateJobRequest, context: Context
+    ) -> meta_agent_pb2.CreateJobResponse:
+        """Accepts a job."""
+        admitted = await self._desk.admit(
+            Work(
+                request=request.SerializeToString(deterministic=True),
+                validator=self._validator,
+                admission=self._admission,
+                job_id=new_job_id(),
+                event_id=new_event_id(),
+                tenant=self._tenant,
+                now=self._store.clock.now(),
+            )
+        )
+        row, _ = await self._store.jobs.create(
+            _new_job(admitted), admitted.event, admitted.documents
+        )
+        del admitted  # its documents need not stay in memory while the caller waits
+        response = meta_agent_pb2.CreateJobResponse(
+            job_id=row.job_id,
+            state=row.state,
+            watch_url=f"{self._public_url}/v1/jobs/{row.job_id}:watch",
+        )
+        if request.HasField("wait"):
+            response.job.CopyFrom(await self._wait(row.job_id, request.wait, context))
+            response.state = response.job.state
+        return response
+
+    async def GetJob(self, request: meta_agent_pb2.GetJobRequest, context: Context) -> job_pb2.Job:
+        """Answers with the job as it is, or as it is when it has ended."""
+        self._validator.check_get_job(request)
+        await self._find(request.job_id)
+        return await self._wait(request.job_id, request.wait, context)
+
+    async def ListJobs(
+        self, request: meta_agent_pb2.ListJobsRequest, context: Context
+    ) -> meta_agent_pb2.ListJobsResponse:
+        """Answers with a page of jobs."""
+        self._validator.check_list_jobs(request)
+        page = await self._store.jobs.page(
+            self._tenant,
+            states=list(request.states),
+            size=request.page_size or DEFAULT_PAGE_SIZE,
+            token=request.page_token,
+        )
+        return meta_agent_pb2.ListJobsResponse(
+            jobs=[_listed(row) for row in page.jobs], next_page_token=page.next_token
+        )
+
+    async def WatchJob(
+        self, request: meta_agent_pb2.WatchJobRequest, context: Context
+    ) -> AsyncIterator[meta_agent_pb2.WatchJobResponse]:
+        """Streams a job's log, then what happens, until the job has ended."""
+        self._validator.check_watch_job(request)
+        await self._find(request.job_id)
+        async for update in self._watches.follow(
+            request.job_id, request.after_sequence, events_only=request.events_only
+        ):
+            yield update
+
+    async def CancelJob(
+        self, request: meta_agent_pb2.CancelJobRequest, context: Context
+    ) -> job_pb2.Job:
+        """Notes that the job is to stop. Cancelling a cancelled job changes nothing."""
+        self._validator.check_command(request)
+        await self._find(request.job_id)
+        event = self._fact(request)
+        event.cancel_requested.request_id = request.request_id
+        event.cancel_requested.reason = request.reason
+        try:
+            await self._store.log.append_fact(request.job_id, event)
+        except PreconditionFailed:
+            job = await self._read(request.job_id)
+            if job.state == job_pb2.JOB_STATE_CANCELLED:
+                return job
+            raise
+        return await self._read(request.job_id)
+
+    async def InterruptJob(
+        self, request: meta_agent_pb2.InterruptJobRequest, context: Context
+    ) -> job_pb2.Job:
+        """Notes that the answer is wanted now."""
+        self._validator.check_command(request)
+        await self._find(request.job_id)
+        event = self._fact(request)
+        event.interrupt_requested.request_id = request.request_id
+        event.interrupt_requested.reason = request.reason
+        await self._store.log.append_fact(request.job_id, event)
+        return await self._read(request.job_id)
+
+    async def GrantBudget(
+        self, request: meta_agent_pb2.GrantBudgetRequest, context: Context
+    ) -> job_pb2.Job:
+        """Adds budget."""
+        self._validator.check_grant_budget(request)
+        await self._find(request.job_id)
+        event = self._fact(request)
+        event.budget_granted.request_id = request.request_id
+        event.budget_granted.tokens = request.tokens
+        await self._check_total(event)
+        await self._store.log.append_fact(request.job_id, event)
+        return await self._read(request.job_id)
+
+    async def DeleteJob(
+        self, request: meta_agent_pb2.DeleteJobRequest, context: Context
+    ) -> meta_agent_pb2.DeleteJobResponse:
+        """Purges a job that has ended."""
+        self._validator.check_command(request)
+        await self._store.jobs.delete(request.job_id, tenant=self._tenant)
+        self._reader.forget(request.job_id)
+        return meta_agent_pb2.DeleteJobResponse()
+
+    async def GetSystemStatus(
+        self, request: meta_agent_pb2.GetSystemStatusRequest, context: Context
+    ) -> meta_agent_pb2.SystemStatus:
+        """Answers how the parts are."""
+        return await self._status.look()
+
+    async def _find(self, job_id: str) -> JobRow:
+        """The caller's job; `NotFound` when there is none of that id."""
+        return await self._store.jobs.get(job_id, tenant=self._tenant)
+
+    async def _read(self, job_id: str) -> job_pb2.Job:
+        with logs.bind(job_id=job_id):
+            fold = await self._reader.read(job_id)
+            return project(fold, self._rules)
+
+    async def _wait(self, job_id: str, wait: Any, context: Context) -> job_pb2.Job:
+        seconds = wait.ToNanoseconds() / 1e9
+        left = context.time_remaining()
+        if left is not None:
+            seconds = min(seconds, left - _MARGIN)
+        if seconds > 0:
+            await self._watches.wait_ended(job_id, seconds)
+        return await self._read(job_id)
+
+    def _fact(self, request: Any) -> job_pb2.JobEvent:
+        """An event without payload; the same request_id gives the same event_id."""
+        event_id = new_event_id()
+        if request.request_id:
+            name = f"{type(request).__name__}\n{request.request_id}"
+            event_id = "request." + hashlib.sha256(name.encode()).hexdigest()[:32]
+        return job_pb2.JobEvent(
+            job_id=request.job_id, event_id=event_id, time=timestamp(self._store.clock.now())
+        )
+
+    async def _check_total(self, event: job_pb2.JobEvent) -> None:
+        """Refuses a grant that would take the job beyond the largest budget.
+
+        A request that is in the log already has been granted: it is not asked again.
+        """
+        limit = self._validator.limits.max_budget_tokens
+        fold = await self._reader.read(event.job_id)
+        tokens = event.budget_granted.tokens
+        if fold.ended or fold.budget + tokens <= limit:
+            return
+        if await self._is_logged(event):
+            return
+        raise InvalidRequest.field(
+            "tokens",
+            f"the job has {fold.budget:,} tokens: at most {max(limit - fold.budget, 0):,} more "
+            f"fit the largest budget of {limit:,}",
+        )
+
+    async def _is_logged(self, event: job_pb2.JobEvent) -> bool:
+        after = 0
+        while events := await self._store.log.read(event.job_id, after):
+            if any(logged.event_id == event.event_id for logged in events):
+                return True
+            after = events[-1].sequence
+        return False
+
+
+def _new_job(admitted: Admitted) -> NewJob:
+    created = admitted.event.job_created
+    return NewJob(
+        job_id=admitted.event.job_id,
+        tenant=created.tenant,
+        request_id=created.request_id,
+        fingerprint=admitted.fingerprint,
+        title=created.task_description,
+        create_time=_moment(admitted.event.time.ToMicroseconds()),
+        deadline=_moment(created.deadline_time.ToMicroseconds()),
+        budget_tokens=created.budget.max_tokens,
+        state_reason="waits for a driver",
+    )
+
+
+def _moment(microseconds: int) -> datetime:
+    return datetime.fromtimestamp(microseconds / 1e6, UTC)
+
+
+def _listed(row: JobRow) -> job_pb2.Job:
+    """A job of a list: what its row knows."""
+    job = job_pb2.Job(
+        job_id=row.job_id,
+        tenant=row.tenant,
+        state=row.state,
+        state_reason=row.state_reason,
+        task_description=row.title,
+        last_sequence=row.version,
+    )
+    job.budget.max_tokens = row.budget_tokens
+    job.ledger.budget_tokens = row.budget_tokens
+    job.ledger.spent_tokens = row.spent_tokens
+    for field, moment in (
+        ("create_time", row.create_time),
+        ("start_time", row.start_time),
+        ("end_time", row.end_time),
+        ("deadline_time", row.deadline),
+    ):
+        if moment is not None:
+            getattr(job, field).FromDatetime(moment)
+    return job

@@ -1,0 +1,1 @@
+"""What a job is: its state, how events change it, how it is shown."""

@@ -1,0 +1,329 @@
+"""`apply(fold, event) -> fold`: how each event changes a job. Pure; never decides.
+
+The same log folds to the same state on every replica and for ever. An event that
+a state has no use for (a late report of an attempt that is settled) changes
+nothing but the version.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from itertools import zip_longest
+from types import MappingProxyType
+from typing import TypeVar
+
+from hma.v1 import attempt_pb2, job_pb2
+from services.meta_agent.job.state import (
+    REDUCE_UID_PREFIX,
+    AttemptFold,
+    AttemptStatus,
+    JobFold,
+    TaskFold,
+    tokens_of,
+)
+from services.meta_agent.job.times import seconds
+
+K = TypeVar("K")
+V = TypeVar("V")
+Applier = Callable[[JobFold, job_pb2.JobEvent], JobFold]
+
+
+def apply(fold: JobFold, event: job_pb2.JobEvent) -> JobFold:
+    """The state after `event`.
+
+    Raises:
+        ValueError: The event is of a kind that this version does not know
+            (`min_reader` keeps older replicas away from such logs).
+    """
+    kind = event.WhichOneof("payload")
+    if kind is None:
+        raise ValueError(f"event {event.event_id} of job {event.job_id} has no payload")
+    folded = _APPLIERS[kind](fold, event)
+    return replace(folded, version=max(fold.version, event.sequence))
+
+
+def fold_events(events: Iterable[job_pb2.JobEvent], fold: JobFold | None = None) -> JobFold:
+    """Folds a log, or the rest of one, into a state."""
+    state = fold if fold is not None else JobFold()
+    for event in events:
+        state = apply(state, event)
+    return state
+
+
+def _put(mapping: Mapping[K, V], key: K, value: V) -> Mapping[K, V]:
+    return MappingProxyType({**mapping, key: value})
+
+
+def _created(fold: JobFold, event: job_pb2.JobEvent) -> JobFold:
+    created = event.job_created
+    return replace(
+        fold,
+        job_id=event.job_id,
+        created=created,
+        create_time=seconds(event.time),
+        deadline=seconds(created.deadline_time),
+        state=job_pb2.JOB_STATE_QUEUED,
+        reason="waits for a driver",
+        budget=created.budget.max_tokens,
+    )
+
+
+def _claimed(fold: JobFold, event: job_pb2.JobEvent) -> JobFold:
+    now = seconds(event.time)
+    return replace(
+        fold,
+        epoch=event.job_claimed.epoch,
+        claimed=now,
+        start_time=fold.start_time or now,
+    )
+
+
+def _state_changed(fold: JobFold, event: job_pb2.JobEvent) -> JobFold:
+    change = event.state_changed
+    return replace(fold, state=change.to, reason=change.reason)
+
+
+def _shape_decided(fold: JobFold, event: job_pb2.JobEvent) -> JobFold:
+    return replace(fold, shape=event.shape_decided)
+
+
+def _brief_written(fold: JobFold, event: job_pb2.JobEvent) -> JobFold:
+    return replace(fold, brief=event.brief_written.brief)
+
+
+def _task_admitted(fold: JobFold, event: job_pb2.JobEvent) -> JobFold:
+    admitted = event.task_admitted
+    task = TaskFold(
+        uid=admitted.task_uid,
+        task=admitted.task,
+        layer=admitted.layer_id,
+        source=admitted.source,
+        allotted=admitted.allotted_tokens,
+        expected_prompt=admitted.expected_prompt_tokens,
+        expected_completion=admitted.expected_completion_tokens,
+    )
+    return replace(fold, tasks=_put(fold.tasks, task.uid, task))
+
+
+def _plan_closed(fold: JobFold, event: job_pb2.JobEvent) -> JobFold:
+    closed = event.plan_closed
+    return replace(fold, plan_closed=closed, unfunded=(*fold.unfunded, *closed.unfunded))
+
+
+def _task_settled(fold: JobFold, event: job_pb2.JobEvent) -> JobFold:
+    settled = event.task_settled
+    task = fold.tasks.get(settled.task_uid)
+    if task is None or task.settled:
+        return fold
+    done = replace(
+        task,
+        state=settled.state,
+        failure=settled.failure if settled.HasField("failure") else None,
+        settle_time=seconds(event.time),
+    )
+    return replace(fold, tasks=_put(fold.tasks, task.uid, done))
+
+
+def _attempt_started(fold: JobFold, event: job_pb2.JobEvent) -> JobFold:
+    started = event.attempt_started
+    attempt = AttemptFold(
+        uid=started.ref.task_uid,
+        number=started.ref.attempt,
+        role=started.role,
+        route=started.route,
+        epoch=started.ref.epoch,
+        grant=started.grant,
+        start=seconds(event.time),
+        deadline=seconds(started.deadline_time),
+    )
+    fold = replace(fold, attempts=_put(fold.attempts, attempt.key, attempt))
+    task = fold.tasks.get(attempt.uid)
+    if task is None:
+        return fold
+    running = replace(task, state=job_pb2.TASK_STATE_RUNNING, attempts=task.attempts + 1)
+    return replace(fold, tasks=_put(fold.tasks, task.uid, running))
+
+
+def _call_granted(fold: JobFold, event: job_pb2.JobEvent) -> JobFold:
+    granted = event.call_granted
+    attempt = _find(fold, granted.ref)
+    if attempt is None or not attempt.open:
+        return fold
+    given = replace(attempt, grant=granted.grant, grants=attempt.grants + 1)
+    return replace(fold, attempts=_put(fold.attempts, given.key, given))
+
+
+def _call_settled(fold: JobFold, event: job_pb2.JobEvent) -> JobFold:
+    settled = event.call_settled
+    attempt = _find(fold, settled.ref)
+    if attempt is None or attempt.status is AttemptStatus.FINISHED:
+        return fold
+    return _settle(fold, attempt, [settled.call], [settled.cost])
+
+
+def _attempt_finished(fold: JobFold, event: job_pb2.JobEvent) -> JobFold:
+    finished = event.attempt_finished
+    return _finish(fold, event, finished.ref, finished.result, finished.costs)
+
+
+def _attempt_reported(fold: JobFold, event: job_pb2.JobEvent) -> JobFold:
+    reported = event.attempt_reported
+    return _finish(fold, event, reported.ref, reported.result, reported.costs)
+
+
+def _finish(
+    fold: JobFold,
+    event: job_pb2.JobEvent,
+    ref: attempt_pb2.AttemptRef,
+    result: attempt_pb2.AttemptResult,
+    costs: Iterable[float],
+) -> JobFold:
+    attempt = _find(fold, ref)
+    if attempt is None or attempt.status is AttemptStatus.FINISHED:
+        return fold
+    # A late report replaces what was unknown by what is known.
+    fold = replace(fold, unknown=fold.unknown - attempt.unknown)
+    fold = _settle(fold, attempt, result.calls, costs)
+    attempt = fold.attempts[attempt.key]
+    done = replace(
+        attempt,
+        status=AttemptStatus.FINISHED,
+        unknown=0,
+        result=result,
+        end=attempt.end or seconds(event.time),
+    )
+    fold = replace(fold, attempts=_put(fold.attempts, done.key, done))
+    if result.HasField("answer") and done.uid.startswith(REDUCE_UID_PREFIX):
+        return replace(fold, answer=fold.answer or result.answer)
+    return _keep_result(fold, done)
+
+
+def _keep_result(fold: JobFold, attempt: AttemptFold) -> JobFold:
+    """The first whole result of a task wins; until then the fullest one does."""
+    task, result = fold.tasks.get(attempt.uid), attempt.result
+    if task is None or task.settled or result is None or not result.HasField("task"):
+        return fold
+    if task.result is not None and len(task.result.items) > len(result.task.items):
+        return fold
+    return replace(fold, tasks=_put(fold.tasks, task.uid, replace(task, result=result.task)))
+
+
+def _settle(
+    fold: JobFold,
+    attempt: AttemptFold,
+    calls: Iterable[attempt_pb2.CallUsage],
+    costs: Iterable[float],
+) -> JobFold:
+    """Books each call once, however often it is reported."""
+    rows: list[job_pb2.LedgerRow] = []
+    settled = set(attempt.settled)
+    for call, cost in zip_longest(calls, costs, fillvalue=None):
+        if call is None or call.call in settled:
+            continue
+        settled.add(call.call)
+        rows.append(
+            job_pb2.LedgerRow(
+                task_uid=attempt.uid,
+                attempt=attempt.number,
+                role=attempt.role,
+                call=call,
+                cost=cost or 0.0,
+            )
+        )
+    if not rows:
+        return fold
+    spent = sum(tokens_of(row.call.usage) for row in rows)
+    booked = replace(attempt, settled=frozenset(settled), spent=attempt.spent + spent)
+    return replace(
+        fold,
+        spent=fold.spent + spent,
+        cost=fold.cost + sum(row.cost for row in rows),
+        rows=(*fold.rows, *rows),
+        attempts=_put(fold.attempts, attempt.key, booked),
+    )
+
+
+def _attempt_lost(fold: JobFold, event: job_pb2.JobEvent) -> JobFold:
+    lost = event.attempt_lost
+    attempt = _find(fold, lost.ref)
+    if attempt is None or not attempt.open:
+        return fold
+    gone = replace(
+        attempt,
+        status=AttemptStatus.LOST,
+        unknown=lost.unknown_tokens,
+        lost_reason=lost.reason,
+        end=seconds(event.time),
+    )
+    return replace(
+        fold,
+        unknown=fold.unknown + lost.unknown_tokens,
+        attempts=_put(fold.attempts, gone.key, gone),
+    )
+
+
+def _attempt_stopped(fold: JobFold, event: job_pb2.JobEvent) -> JobFold:
+    stopped = event.attempt_stopped
+    attempt = _find(fold, stopped.ref)
+    if attempt is None or not attempt.open:
+        return fold
+    told = replace(attempt, stop=stopped.reason, stop_time=seconds(event.time))
+    return replace(fold, attempts=_put(fold.attempts, told.key, told))
+
+
+def _interrupt_requested(fold: JobFold, event: job_pb2.JobEvent) -> JobFold:
+    if fold.interrupted is not None:
+        return fold
+    return replace(fold, interrupted=event.interrupt_requested.reason)
+
+
+def _cancel_requested(fold: JobFold, event: job_pb2.JobEvent) -> JobFold:
+    if fold.cancelled is not None:
+        return fold
+    return replace(fold, cancelled=event.cancel_requested.reason)
+
+
+def _budget_granted(fold: JobFold, event: job_pb2.JobEvent) -> JobFold:
+    return replace(fold, budget=fold.budget + event.budget_granted.tokens)
+
+
+def _job_finished(fold: JobFold, event: job_pb2.JobEvent) -> JobFold:
+    finished = event.job_finished
+    return replace(
+        fold,
+        finished=finished,
+        state=finished.state,
+        reason=finished.reason,
+        end_time=seconds(event.time),
+        answer=finished.answer if finished.HasField("answer") else None,
+    )
+
+
+def _find(fold: JobFold, ref: attempt_pb2.AttemptRef) -> AttemptFold | None:
+    return fold.attempts.get((ref.task_uid, ref.attempt))
+
+
+_APPLIERS: Mapping[str, Applier] = MappingProxyType(
+    {
+        "job_created": _created,
+        "job_claimed": _claimed,
+        "state_changed": _state_changed,
+        "shape_decided": _shape_decided,
+        "brief_written": _brief_written,
+        "task_admitted": _task_admitted,
+        "plan_closed": _plan_closed,
+        "task_settled": _task_settled,
+        "attempt_started": _attempt_started,
+        "call_granted": _call_granted,
+        "call_settled": _call_settled,
+        "attempt_finished": _attempt_finished,
+        "attempt_lost": _attempt_lost,
+        "attempt_stopped": _attempt_stopped,
+        "attempt_reported": _attempt_reported,
+        "interrupt_requested": _interrupt_requested,
+        "cancel_requested": _cancel_requested,
+        "budget_granted": _budget_granted,
+        "job_finished": _job_finished,
+    }
+)

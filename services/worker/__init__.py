@@ -1,0 +1,1 @@
+"""The Worker: executes one task per stream."""

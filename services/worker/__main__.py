@@ -1,0 +1,50 @@
+"""Runs a Worker: `python -m services.worker`."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+
+from hma.llm.openai_compatible import OpenAICompatible
+from hma.llm.routes import load_routes
+from hma.rpc.channel import open_channel
+from hma.rpc.documents import DocumentReader
+from hma.rpc.reporter import Reporter
+from hma.rpc.server import Service, serve
+from hma.rpc.service import run_service
+from hma.rpc.slots import Slots
+from hma.telemetry.metrics import new_registry
+from hma.v1 import worker_pb2, worker_pb2_grpc
+from services.worker.metrics import WorkerMetrics
+from services.worker.reading import Library
+from services.worker.servicer import WorkerServicer
+from services.worker.settings import WorkerSettings
+
+_SERVICE = worker_pb2.DESCRIPTOR.services_by_name["WorkerService"].full_name
+
+
+async def main(settings: WorkerSettings) -> None:
+    """Serves until told to stop."""
+    routes = load_routes(settings.llm, os.environ)
+    registry = new_registry()
+    async with (
+        open_channel(settings.meta_agent_address, settings.channel) as channel,
+        OpenAICompatible(settings.llm) as llm,
+        Reporter(channel) as reporter,
+        Slots(settings.max_concurrent) as slots,
+    ):
+        # The library keeps contents itself; what the reader fetched need not be kept twice.
+        library = Library(DocumentReader(channel, 0), settings.document_cache)
+        metrics = WorkerMetrics(registry, lambda: slots.running)
+        servicer = WorkerServicer(llm, routes, library, slots, reporter, metrics)
+        register = partial(worker_pb2_grpc.add_WorkerServiceServicer_to_server, servicer)
+        await serve(
+            settings.server,
+            [Service(_SERVICE, register)],
+            readiness=servicer.readiness,
+            registry=registry,
+        )
+
+
+if __name__ == "__main__":
+    run_service("worker", WorkerSettings, main)
