@@ -127,7 +127,9 @@ async def measure(
             kind=common_pb2.TASK_KIND_ANSWER,
             items=[task_pb2.Item(item_id=one["id"], text=one["question"]) for one in asked],
         ),
-        documents=[outline(key, job["title"], "text/plain", text) for key, text in contents.items()],
+        documents=[
+            outline(key, job["title"], "text/plain", text) for key, text in contents.items()
+        ],
     )
     ref = attempt_pb2.AttemptRef(
         job_id=hashlib.sha256(job["id"].encode()).hexdigest(), epoch=1, task_uid="1.1", attempt=1

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import grpc
 
-from hma import errors
 from hma.settings import Bytes, Seconds, at_least, setting
 
 
@@ -42,26 +38,6 @@ def open_channel(address: str, settings: ChannelSettings | None = None) -> grpc.
     if credentials is None:
         return grpc.aio.insecure_channel(address, options=options)
     return grpc.aio.secure_channel(address, credentials, options=options)
-
-
-@asynccontextmanager
-async def connected(
-    address: str, *, timeout: float, settings: ChannelSettings | None = None
-) -> AsyncIterator[grpc.aio.Channel]:
-    """A channel that is connected, closed on leaving.
-
-    Raises:
-        Unavailable: There was no connection within `timeout` seconds.
-    """
-    async with open_channel(address, settings) as channel:
-        try:
-            async with asyncio.timeout(timeout):
-                await channel.channel_ready()
-        except TimeoutError:
-            raise errors.Unavailable(
-                f"nothing answers at {address} (waited {timeout:g} s)"
-            ) from None
-        yield channel
 
 
 def _credentials() -> grpc.ChannelCredentials | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from hma.llm.routes import Route
-from hma.v1 import common_pb2, job_pb2, task_pb2
+from hma.v1 import common_pb2, task_pb2
 from services.meta_agent.deciding.observed import RouteState
 from services.meta_agent.deciding.rules import Rules, is_on
 from services.meta_agent.job.state import JobFold
@@ -69,8 +69,3 @@ def _reasoning_route(rules: Rules, purse: int | None) -> Route | None:
 def _usable(route: Route, states: Mapping[str, RouteState], failed: frozenset[str]) -> bool:
     state = states.get(route.name)
     return route.name not in failed and (state is None or state.ready)
-
-
-def is_single(fold: JobFold) -> bool:
-    """Whether one agent does everything."""
-    return fold.shape is not None and fold.shape.shape == job_pb2.JOB_SHAPE_SINGLE

@@ -100,8 +100,6 @@ def _task_admitted(fold: JobFold, event: job_pb2.JobEvent) -> JobFold:
         layer=admitted.layer_id,
         source=admitted.source,
         allotted=admitted.allotted_tokens,
-        expected_prompt=admitted.expected_prompt_tokens,
-        expected_completion=admitted.expected_completion_tokens,
     )
     return replace(fold, tasks=_put(fold.tasks, task.uid, task))
 
@@ -120,7 +118,6 @@ def _task_settled(fold: JobFold, event: job_pb2.JobEvent) -> JobFold:
         task,
         state=settled.state,
         failure=settled.failure if settled.HasField("failure") else None,
-        settle_time=seconds(event.time),
     )
     return replace(fold, tasks=_put(fold.tasks, task.uid, done))
 

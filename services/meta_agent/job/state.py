@@ -124,13 +124,10 @@ class TaskFold:
     layer: int
     source: attempt_pb2.PlanSource.ValueType
     allotted: int
-    expected_prompt: int
-    expected_completion: int
     state: TaskState.ValueType = job_pb2.TASK_STATE_WAITING
     attempts: int = 0
     failure: common_pb2.Failure | None = None
     result: task_pb2.TaskResult | None = None
-    settle_time: float = 0.0
 
     @property
     def settled(self) -> bool:

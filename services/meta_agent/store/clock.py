@@ -9,7 +9,6 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from services.meta_agent.store.database import Database
 
@@ -72,7 +71,3 @@ class Clock:
         """Database time, Unix seconds. Does not run backwards when the estimate improves."""
         self._latest = max(self._latest, self._monotonic() + self._offset)
         return self._latest
-
-    def now_datetime(self) -> datetime:
-        """Database time with zone."""
-        return datetime.fromtimestamp(self.now(), UTC)

@@ -16,13 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from hma.errors import Unavailable
 from hma.rpc.attempt_stream import Finished, execute_stream
-from hma.rpc.channel import connected
+from hma.rpc.channel import open_channel
 from hma.v1 import attempt_pb2
 from tests.integration.rpc.support import BEAT, start_of
 
@@ -80,7 +78,7 @@ async def running(tmp_path: Path, **environ: str) -> AsyncIterator[Running]:
             line = await process.stdout.readline()
         assert line, await errors
         port, metrics_port = json.loads(line)
-        async with connected(f"127.0.0.1:{port}", timeout=5) as channel:
+        async with open_channel(f"127.0.0.1:{port}") as channel:
             yield Running(process, channel, port, metrics_port, ready_file, errors)
     finally:
         if process.returncode is None:
@@ -230,9 +228,3 @@ async def test_a_defect_ends_in_the_log_with_exit_1_and_without_secrets() -> Non
     assert "ZeroDivisionError: with ***" in json.loads(logged)["exception"]
     assert said.startswith("scripted: ")
     assert "hunter2" not in err
-
-
-async def test_waiting_for_a_channel_that_never_connects_says_where() -> None:
-    with pytest.raises(Unavailable, match=r"127\.0\.0\.1:1 "):
-        async with connected("127.0.0.1:1", timeout=0.2):
-            raise AssertionError("not reached")

@@ -32,8 +32,6 @@ def make_fold(tasks: dict[str, tuple[int, float, float, list[str]]]) -> JobFold:
             layer=layer,
             source=attempt_pb2.PLAN_SOURCE_CALLER,
             allotted=0,
-            expected_prompt=0,
-            expected_completion=0,
         )
         attempts[(uid, 1)] = AttemptFold(
             uid=uid,

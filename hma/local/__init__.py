@@ -1,0 +1,1 @@
+"""The whole system on one machine: PostgreSQL, llama.cpp, the services, Envoy."""

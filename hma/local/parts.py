@@ -1,0 +1,187 @@
+"""What the local stack consists of: for each part its command, environment and check."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from hma.local import gateway
+from hma.local.database import database_url
+from hma.local.readiness import Check, database_answers, grpc_serves, http_answers
+from hma.local.settings import StackSettings
+
+# For a stack on one machine, unless the user has set them: nobody needs to be warned
+# before a service leaves, and every job is worth a line.
+_CHOICES = {
+    "HMA_DRAIN_DELAY": "0s",
+    "HMA_DRAIN_GRACE": "3s",
+    "HMA_BENCHMARK_LOG": "hma_benchmark_logs.csv",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One process of the stack.
+
+    Attributes:
+        name: For people; also names its log file.
+        command: What runs it.
+        environment: Its whole environment.
+        ready: Asks whether it is ready.
+        where: Where it can be reached.
+        log: Where its output goes.
+        stop_signal: Asks it to end in good order.
+        orphan_signal: What it gets when the stack's own process dies.
+        wave: Parts of a lower wave are stopped first.
+    """
+
+    name: str
+    command: list[str]
+    environment: Mapping[str, str]
+    ready: Check
+    where: str
+    log: Path
+    stop_signal: signal.Signals = signal.SIGTERM
+    orphan_signal: signal.Signals = signal.SIGKILL
+    wave: int = 1
+
+
+def parts(settings: StackSettings, environ: Mapping[str, str] = os.environ) -> list[Part]:
+    """The parts, in the order in which they start.
+
+    Args:
+        settings: Ports, with no zeros left.
+        environ: What the parts inherit.
+    """
+    table = _Table(settings, environ)
+    embedded = []
+    if settings.embeds_database:
+        embedded.append(table.database())
+    if settings.embeds_llm:
+        embedded.append(table.llm())
+    roles = [table.service("analyst", settings.analyst_port, settings.analyst_metrics_port)]
+    for index in range(settings.workers):
+        ports = settings.worker_port + index, settings.worker_metrics_port + index
+        roles.append(table.service("worker", *ports, number=index + 1))
+    roles.append(table.service("reducer", settings.reducer_port, settings.reducer_metrics_port))
+    return [*embedded, *roles, table.meta_agent(), table.gateway()]
+
+
+def client_environment(
+    settings: StackSettings, environ: Mapping[str, str] = os.environ
+) -> dict[str, str]:
+    """The environment of a client that shall talk to this stack."""
+    return {
+        **environ,
+        "HMA_SERVER": f"{settings.connect_host}:{settings.gateway_port}",
+        # `hma demo` also asks the model directly, for comparison.
+        "HMA_LLM_PORT": str(settings.llm_port),
+    }
+
+
+class _Table:
+    """Makes the parts of one stack."""
+
+    def __init__(self, settings: StackSettings, environ: Mapping[str, str]) -> None:
+        self._settings = settings
+        self._environ = environ
+        self._host = settings.connect_host
+        self._logs = settings.data / "log"
+        internal = f"{self._host}:{settings.gateway_internal_port}"
+        self._shared = {
+            **_CHOICES,
+            **environ,
+            "PYTHONUNBUFFERED": "1",
+            "HMA_HOST": settings.host,
+            "HMA_LLM_PORT": str(settings.llm_port),
+            "HMA_META_AGENT_ADDRESS": f"{self._host}:{settings.meta_agent_port}",
+            "HMA_ANALYST_ADDRESS": internal,
+            "HMA_WORKER_ADDRESS": internal,
+            "HMA_REDUCER_ADDRESS": internal,
+        }
+
+    def database(self) -> Part:
+        data = self._settings.data / "pg"
+        return Part(
+            name="database",
+            command=[sys.executable, "-m", "hma.local.database", str(data)],
+            environment=self._environ,
+            ready=database_answers(database_url(data)),
+            where=database_url(data),
+            log=self._log("database"),
+            # Fast shutdown; on SIGTERM PostgreSQL would wait for every client to leave.
+            stop_signal=signal.SIGINT,
+            orphan_signal=signal.SIGINT,
+            wave=3,
+        )
+
+    def llm(self) -> Part:
+        host, port = self._host, self._settings.llm_port
+        return Part(
+            name="llm",
+            command=[sys.executable, "-m", "hma.local.llama", self._settings.host, str(port)],
+            environment=self._environ,
+            ready=http_answers(host, port, "/health"),
+            where=f"http://{host}:{port}/v1",
+            log=self._log("llm"),
+            wave=2,
+        )
+
+    def service(self, role: str, port: int, metrics_port: int, number: int = 0) -> Part:
+        name = f"{role}-{number}" if number else role
+        return Part(
+            name=name,
+            command=[sys.executable, "-m", f"services.{role}"],
+            environment={**self._shared, **_own_ports(role, port, metrics_port)},
+            ready=self._serves(port),
+            where=f"{self._host}:{port}  http://{self._host}:{metrics_port}/metrics",
+            log=self._log(name),
+            wave=2,
+        )
+
+    def meta_agent(self) -> Part:
+        settings = self._settings
+        port, metrics_port = settings.meta_agent_port, settings.meta_agent_metrics_port
+        environment = {**self._shared, **_own_ports("meta_agent", port, metrics_port)}
+        if settings.embeds_database:
+            environment["HMA_DATABASE_URL"] = database_url(settings.data / "pg")
+        return Part(
+            name="meta-agent",
+            command=[sys.executable, "-m", "services.meta_agent"],
+            # It waits for its database itself.
+            environment=environment,
+            ready=self._serves(port),
+            where=f"{self._host}:{port}  http://{self._host}:{metrics_port}/metrics",
+            log=self._log("meta-agent"),
+        )
+
+    def gateway(self) -> Part:
+        settings = self._settings
+        configuration = gateway.configuration_path(settings)
+        return Part(
+            name="gateway",
+            command=gateway.command(configuration),
+            environment=self._environ,
+            # Through the whole of it: the public listener, its routes, a MetaAgent.
+            ready=self._serves(settings.gateway_port),
+            where=f"http://{self._host}:{settings.gateway_port}  "
+            f"(administration http://127.0.0.1:{settings.gateway_admin_port})",
+            log=self._log("gateway"),
+        )
+
+    def _serves(self, port: int) -> Check:
+        # Without a model a service is not ready. When the model is not of this stack it
+        # may come later, and jobs queue until then: no reason not to start.
+        return grpc_serves(self._host, port, answer_is_enough=not self._settings.embeds_llm)
+
+    def _log(self, name: str) -> Path:
+        return self._logs / f"{name}.log"
+
+
+def _own_ports(role: str, port: int, metrics_port: int) -> dict[str, str]:
+    prefix = f"HMA_{role.upper()}"
+    return {f"{prefix}_PORT": str(port), f"{prefix}_METRICS_PORT": str(metrics_port)}

@@ -1,0 +1,159 @@
+"""The table of ports and places of the local stack.
+
+Every part is told its port and its neighbours' addresses from here, through the same
+environment variables that the part documents itself, so the two tables agree (a test
+compares the defaults).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hma.settings import Seconds, Secret, at_least, is_port, load, setting
+
+_PORT_FIELDS_PER_WORKER = ("worker_port", "worker_metrics_port")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StackSettings:
+    """Where the parts of a local stack listen and keep their data.
+
+    A port of 0 means any free one. Worker `i` (from 0) listens on its port plus `i`.
+    """
+
+    host: str = setting("HMA_HOST", "127.0.0.1", "Address that every part binds.")
+    gateway_port: int = setting(
+        "HMA_GATEWAY_PORT", 8080, "Envoy: gRPC, gRPC-Web and HTTP/JSON for clients.", check=is_port
+    )
+    gateway_internal_port: int = setting(
+        "HMA_GATEWAY_INTERNAL_PORT", 8081, "Envoy: balances the services' streams.", check=is_port
+    )
+    gateway_admin_port: int = setting(
+        "HMA_GATEWAY_ADMIN_PORT", 9901, "Envoy's administration, on loopback only.", check=is_port
+    )
+    meta_agent_port: int = setting("HMA_META_AGENT_PORT", 50051, "MetaAgent.", check=is_port)
+    analyst_port: int = setting("HMA_ANALYST_PORT", 50052, "Analyst.", check=is_port)
+    reducer_port: int = setting("HMA_REDUCER_PORT", 50053, "Reducer.", check=is_port)
+    worker_port: int = setting(
+        "HMA_WORKER_PORT", 50054, "First Worker; the others follow.", check=is_port
+    )
+    meta_agent_metrics_port: int = setting(
+        "HMA_META_AGENT_METRICS_PORT", 9101, "MetaAgent's metrics over HTTP.", check=is_port
+    )
+    analyst_metrics_port: int = setting(
+        "HMA_ANALYST_METRICS_PORT", 9102, "Analyst's metrics over HTTP.", check=is_port
+    )
+    reducer_metrics_port: int = setting(
+        "HMA_REDUCER_METRICS_PORT", 9103, "Reducer's metrics over HTTP.", check=is_port
+    )
+    worker_metrics_port: int = setting(
+        "HMA_WORKER_METRICS_PORT",
+        9104,
+        "First Worker's metrics over HTTP; the others follow.",
+        check=is_port,
+    )
+    llm_port: int = setting("HMA_LLM_PORT", 8090, "Embedded llama.cpp server.", check=is_port)
+    llm_base_url: str = setting(
+        "HMA_LLM_BASE_URL", "", "A model server of your own; then none is embedded."
+    )
+    routes_file: str = setting(
+        "HMA_ROUTES_FILE", "", "A table of routes of your own; then no model is embedded."
+    )
+    database_url: Secret = setting(
+        "HMA_DATABASE_URL", Secret(""), "A PostgreSQL of your own; then none is embedded."
+    )
+    workers: int = setting(
+        "HMA_LOCAL_WORKERS", 2, "Worker processes of the local stack.", check=at_least(1)
+    )
+    data_dir: str = setting(
+        "HMA_DATA_DIR", "var", "Database, logs and made configuration of the local stack."
+    )
+    start_timeout: Seconds = setting(
+        "HMA_LOCAL_START_TIMEOUT", Seconds(90), "How long the parts may take to be ready."
+    )
+    stop_timeout: Seconds = setting(
+        "HMA_LOCAL_STOP_TIMEOUT", Seconds(10), "How long each part may take to stop."
+    )
+    cors_origins: str = setting(
+        "HMA_GATEWAY_CORS_ORIGINS",
+        r"https?://(localhost|127\.0\.0\.1|\[::1\])(:[0-9]+)?",
+        "Regular expression (RE2) of the web origins that may call the gateway.",
+    )
+
+    @property
+    def data(self) -> Path:
+        """The data directory, absolute."""
+        return Path(self.data_dir).absolute()
+
+    @property
+    def connect_host(self) -> str:
+        """The address under which the parts reach each other."""
+        return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104
+
+    @property
+    def embeds_llm(self) -> bool:
+        """Whether the stack runs a model server of its own."""
+        return not self.llm_base_url and not self.routes_file
+
+    @property
+    def embeds_database(self) -> bool:
+        """Whether the stack runs a PostgreSQL of its own."""
+        return not self.database_url.reveal()
+
+    def ports(self) -> Iterator[tuple[str, str, int]]:
+        """Yields (environment variable, part, port) of every port that will be bound."""
+        for field in dataclasses.fields(self):
+            if field.metadata.get("check") is not is_port:
+                continue
+            if field.name == "llm_port" and not self.embeds_llm:
+                continue
+            variable, port = field.metadata["variable"], getattr(self, field.name)
+            if field.name in _PORT_FIELDS_PER_WORKER:
+                for index in range(self.workers):
+                    yield variable, f"{field.name} of worker-{index + 1}", port + index
+            else:
+                yield variable, field.name.removesuffix("_port"), port
+
+    def resolved(self) -> StackSettings:
+        """The same settings with a free port in place of every 0."""
+        changes: dict[str, Any] = {}
+        with ExitStack() as held:
+            for field in dataclasses.fields(self):
+                if field.metadata.get("check") is is_port and getattr(self, field.name) == 0:
+                    count = self.workers if field.name in _PORT_FIELDS_PER_WORKER else 1
+                    changes[field.name] = _free_run(held, self.host, count)
+        return dataclasses.replace(self, **changes) if changes else self
+
+
+def load_stack(environ: Mapping[str, str] = os.environ) -> StackSettings:
+    """Reads the settings; zeros are replaced by free ports.
+
+    Raises:
+        SettingsError: A variable is wrong; the message names it.
+    """
+    return load(StackSettings, environ).resolved()
+
+
+def _free_run(held: ExitStack, host: str, count: int) -> int:
+    """The first of `count` adjacent free ports, kept bound until `held` closes."""
+    for _ in range(100):
+        sockets = ExitStack()
+        try:
+            first = sockets.enter_context(socket.socket())
+            first.bind((host, 0))
+            port = int(first.getsockname()[1])
+            for offset in range(1, count):
+                sockets.enter_context(socket.socket()).bind((host, port + offset))
+        except (OSError, OverflowError):
+            sockets.close()
+            continue
+        held.push(sockets)
+        return port
+    raise OSError(f"no {count} adjacent free ports on {host}")

@@ -1,0 +1,1 @@
+"""What `make` runs: see the Makefile."""

@@ -1,0 +1,92 @@
+"""Fixtures that every test may use.
+
+`postgres_url` is a real, empty PostgreSQL database of the test's own;
+`module_postgres_url` is one that the tests of a module share.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from hma.local.database import database_url
+from hma.local.tether import tethered
+
+NewDatabase = Callable[[], str]
+
+# A test's data need not survive a power cut; most of a test's time would go to fsync.
+_FAST = ["fsync=off", "synchronous_commit=off", "full_page_writes=off"]
+
+
+@pytest.fixture(scope="session")
+def open_directory() -> Iterator[Path]:
+    """A directory that other users may pass through.
+
+    As root, PostgreSQL runs as a user of its own. pytest's own directories are closed to
+    others again by every pytest that starts, so they do not serve.
+    """
+    with tempfile.TemporaryDirectory(prefix="hma-test-") as directory:
+        yield Path(directory)
+
+
+@pytest.fixture(scope="session")
+def new_database(open_directory: Path) -> Iterator[NewDatabase]:
+    """Makes databases: each call returns the URL of a new, empty one."""
+    data = open_directory / "postgres" / "pg"
+    data.parent.mkdir()
+    command = [sys.executable, "-m", "hma.local.database", str(data)]
+    for option in _FAST:
+        command += ["-c", option]
+    log = data.with_name("log")
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            tethered(command, signal.SIGINT), stdout=output, stderr=subprocess.STDOUT
+        )
+    numbers = itertools.count(1)
+
+    def create() -> str:
+        name = f"test_{next(numbers)}"
+        with asyncio.Runner() as runner:
+            runner.run(_create_database(database_url(data), name))
+        return database_url(data, name)
+
+    try:
+        end = time.monotonic() + 60
+        while "ready to accept connections" not in log.read_text():
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < end, log.read_text()
+            time.sleep(0.02)
+        yield create
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(30)
+
+
+async def _create_database(url: str, name: str) -> None:
+    connection = await asyncpg.connect(url, timeout=10)
+    try:
+        await connection.execute(f"create database {name}", timeout=30)
+    finally:
+        await connection.close(timeout=10)
+
+
+@pytest.fixture
+def postgres_url(new_database: NewDatabase) -> str:
+    """URL of an empty database for one test."""
+    return new_database()
+
+
+@pytest.fixture(scope="module")
+def module_postgres_url(new_database: NewDatabase) -> str:
+    """URL of an empty database for the tests of one module."""
+    return new_database()

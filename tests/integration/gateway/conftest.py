@@ -1,0 +1,109 @@
+"""A real Envoy with the shipped configuration, in front of scripted services."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from hma.local.gateway import command, write_configuration
+from hma.local.settings import StackSettings, load_stack
+from hma.v1 import meta_agent_pb2, meta_agent_pb2_grpc
+from tests.integration.gateway.scripted import Backends
+
+_ANY_PORT = {
+    f"HMA_{name}_PORT": "0"
+    for name in (
+        *("GATEWAY", "GATEWAY_INTERNAL", "GATEWAY_ADMIN", "META_AGENT", "ANALYST", "REDUCER"),
+        *("WORKER", "META_AGENT_METRICS", "ANALYST_METRICS", "REDUCER_METRICS"),
+        *("WORKER_METRICS", "LLM"),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came back over HTTP."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        """The body, parsed."""
+        return json.loads(self.body)
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """Where the gateway is and what stands behind it."""
+
+    settings: StackSettings
+    backends: Backends
+    log: Path
+
+    @property
+    def address(self) -> str:
+        """host:port of the public listener."""
+        return f"127.0.0.1:{self.settings.gateway_port}"
+
+    @property
+    def internal_address(self) -> str:
+        """host:port of the internal listener."""
+        return f"127.0.0.1:{self.settings.gateway_internal_port}"
+
+    def http(
+        self, method: str, path: str, body: bytes | str | None = None, **headers: str
+    ) -> Reply:
+        """One HTTP/1.1 call; `content_type` and the like name headers."""
+        connection = http.client.HTTPConnection(self.address, timeout=30)
+        try:
+            names = {name.replace("_", "-"): value for name, value in headers.items()}
+            connection.request(method, path, body, names)
+            response = connection.getresponse()
+            return Reply(response.status, dict(response.getheaders()), response.read())
+        finally:
+            connection.close()
+
+
+@pytest.fixture(scope="package")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """Envoy and its scripted services."""
+    directory = tmp_path_factory.mktemp("gateway")
+    settings = load_stack({**_ANY_PORT, "HMA_DATA_DIR": str(directory)})
+    configuration = write_configuration(settings)
+    backends = Backends(settings)
+    log = directory / "envoy.log"
+    with log.open("w") as output:
+        process = subprocess.Popen(command(configuration), stdout=output, stderr=subprocess.STDOUT)
+    try:
+        _wait_until_routed(f"127.0.0.1:{settings.gateway_port}")
+        yield Gateway(settings, backends, log)
+    finally:
+        process.terminate()
+        process.wait(10)
+        backends.close()
+
+
+def _wait_until_routed(address: str) -> None:
+    with grpc.insecure_channel(address) as channel:
+        stub = meta_agent_pb2_grpc.MetaAgentServiceStub(channel)
+        end = time.monotonic() + 20
+        while True:
+            try:
+                stub.GetJob(
+                    meta_agent_pb2.GetJobRequest(job_id="probe"), timeout=2, wait_for_ready=True
+                )
+            except grpc.RpcError:
+                if time.monotonic() > end:
+                    raise
+            else:
+                return

@@ -1,0 +1,205 @@
+"""Scripted services behind a real Envoy: what arrives is recorded, what to answer is told."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import grpc
+from google.protobuf import any_pb2
+from google.rpc import error_details_pb2, status_pb2
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from grpc_status import rpc_status
+
+from hma.v1 import (
+    analyst_pb2,
+    analyst_pb2_grpc,
+    job_pb2,
+    meta_agent_pb2,
+    meta_agent_pb2_grpc,
+    reducer_pb2,
+    reducer_pb2_grpc,
+    worker_pb2,
+    worker_pb2_grpc,
+)
+
+_OPTIONS = [("grpc.max_receive_message_length", 64 << 20), ("grpc.max_send_message_length", -1)]
+
+
+class ScriptedMetaAgent(
+    meta_agent_pb2_grpc.MetaAgentServiceServicer, meta_agent_pb2_grpc.InternalServiceServicer
+):
+    """Answers by rule of the job id; keeps the requests."""
+
+    def __init__(self) -> None:
+        self.requests: list[Any] = []
+        self.release = threading.Event()
+
+    def CreateJob(self, request: Any, context: grpc.ServicerContext) -> Any:
+        self.requests.append(request)
+        return meta_agent_pb2.CreateJobResponse(
+            job_id="job-1", state=job_pb2.JOB_STATE_QUEUED, watch_url="/v1/jobs/job-1:watch"
+        )
+
+    def GetJob(self, request: Any, context: grpc.ServicerContext) -> Any:
+        self.requests.append(request)
+        if request.job_id == "job-missing":
+            detail = any_pb2.Any()
+            detail.Pack(error_details_pb2.ErrorInfo(reason="NOT_FOUND", domain="hma"))
+            context.abort_with_status(
+                rpc_status.to_status(
+                    status_pb2.Status(code=5, message="No job job-missing.", details=[detail])
+                )
+            )
+        return job_pb2.Job(job_id=request.job_id, last_sequence=3)
+
+    def CancelJob(self, request: Any, context: grpc.ServicerContext) -> Any:
+        self.requests.append(request)
+        return job_pb2.Job(job_id=request.job_id)
+
+    def DeleteJob(self, request: Any, context: grpc.ServicerContext) -> Any:
+        self.requests.append(request)
+        return meta_agent_pb2.DeleteJobResponse()
+
+    def ListJobs(self, request: Any, context: grpc.ServicerContext) -> Any:
+        self.requests.append(request)
+        if request.page_token == "slow":
+            context.add_callback(self.release.set)
+            self.release.wait(60)
+        return meta_agent_pb2.ListJobsResponse(jobs=[job_pb2.Job(job_id="job-1")])
+
+    def InterruptJob(self, request: Any, context: grpc.ServicerContext) -> Any:
+        self.requests.append(request)
+        return job_pb2.Job(job_id=request.job_id)
+
+    def GrantBudget(self, request: Any, context: grpc.ServicerContext) -> Any:
+        self.requests.append(request)
+        return job_pb2.Job(job_id=request.job_id)
+
+    def GetSystemStatus(self, request: Any, context: grpc.ServicerContext) -> Any:
+        self.requests.append(request)
+        return meta_agent_pb2.SystemStatus(version="scripted")
+
+    def ReportAttempt(self, request: Any, context: grpc.ServicerContext) -> Any:
+        self.requests.append(request)
+        return meta_agent_pb2.ReportAttemptResponse(recorded=True)
+
+    def ReadDocument(self, request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+        self.requests.append(request)
+        yield meta_agent_pb2.ReadDocumentResponse(chunk=b"text")
+
+    def WatchJob(self, request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+        self.requests.append(request)
+        yield _event(request.job_id, 1)
+        if request.job_id == "job-held":
+            # The second event waits, so a reader proves that the first was not held back.
+            self.release.wait(20)
+        yield _event(request.job_id, 2)
+
+
+def _event(job_id: str, sequence: int) -> Any:
+    event = job_pb2.JobEvent(job_id=job_id, sequence=sequence)
+    event.state_changed.reason = f"line {sequence}"
+    return meta_agent_pb2.WatchJobResponse(event=event)
+
+
+class ScriptedWorker(worker_pb2_grpc.WorkerServiceServicer):
+    """Echoes a report for every frame, naming itself."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.streams = 0
+
+    def Execute(self, requests: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
+        self.streams += 1
+        for _ in requests:
+            response = worker_pb2.ExecuteResponse()
+            response.report.progress.phase = self.name
+            yield response
+
+
+class ScriptedAnalyst(analyst_pb2_grpc.AnalystServiceServicer):
+    """Says that it is the Analyst."""
+
+    def Plan(self, requests: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
+        response = analyst_pb2.PlanResponse()
+        response.report.progress.phase = "analyst"
+        yield response
+
+
+class ScriptedReducer(reducer_pb2_grpc.ReducerServiceServicer):
+    """Says that it is the Reducer."""
+
+    def Reduce(self, requests: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
+        response = reducer_pb2.ReduceResponse()
+        response.report.progress.phase = "reducer"
+        yield response
+
+
+class _Metrics(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        body = (
+            b"hma_tokens_total 7\n"
+            if self.path == "/fleet"
+            else b"wrong path " + self.path.encode()
+        )
+        self.send_response(200)
+        self.send_header("content-type", "text/plain; version=0.0.4")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Keeps the test's output quiet."""
+
+
+class Backends:
+    """All services that Envoy is configured for, on given ports."""
+
+    def __init__(self, settings: Any) -> None:
+        self.meta_agent = ScriptedMetaAgent()
+        self.workers = [ScriptedWorker(f"worker-{i + 1}") for i in range(settings.workers)]
+        self.health = health.HealthServicer()
+        self._servers: list[grpc.Server] = []
+        meta_agent = self._server(settings.meta_agent_port, self.health)
+        meta_agent_pb2_grpc.add_MetaAgentServiceServicer_to_server(self.meta_agent, meta_agent)
+        meta_agent_pb2_grpc.add_InternalServiceServicer_to_server(self.meta_agent, meta_agent)
+        reflection.enable_server_reflection(
+            ["hma.v1.MetaAgentService", reflection.SERVICE_NAME, health.SERVICE_NAME], meta_agent
+        )
+        for index, worker in enumerate(self.workers):
+            server = self._server(settings.worker_port + index)
+            worker_pb2_grpc.add_WorkerServiceServicer_to_server(worker, server)
+        analyst = self._server(settings.analyst_port)
+        analyst_pb2_grpc.add_AnalystServiceServicer_to_server(ScriptedAnalyst(), analyst)
+        reducer = self._server(settings.reducer_port)
+        reducer_pb2_grpc.add_ReducerServiceServicer_to_server(ScriptedReducer(), reducer)
+        for server in self._servers:
+            server.start()
+        self._metrics = ThreadingHTTPServer(
+            (settings.host, settings.meta_agent_metrics_port), _Metrics
+        )
+        self._metrics_thread = threading.Thread(target=self._metrics.serve_forever)
+        self._metrics_thread.start()
+
+    def _server(self, port: int, servicer: health.HealthServicer | None = None) -> grpc.Server:
+        server = grpc.server(ThreadPoolExecutor(16), options=_OPTIONS)
+        servicer = servicer or health.HealthServicer()
+        servicer.set("", health_pb2.HealthCheckResponse.SERVING)
+        health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+        server.add_insecure_port(f"127.0.0.1:{port}")
+        self._servers.append(server)
+        return server
+
+    def close(self) -> None:
+        """Stops everything."""
+        self.meta_agent.release.set()
+        for stopped in [server.stop(0) for server in self._servers]:
+            stopped.wait(5)
+        self._metrics.shutdown()
+        self._metrics.server_close()
+        self._metrics_thread.join(5)

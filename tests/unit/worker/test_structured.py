@@ -1,0 +1,152 @@
+"""Answers by item from what a model wrote: a prefix of them, none invented, none cut."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.worker.recover import Condition, clean
+from services.worker.structured import (
+    read_drafts,
+    read_output,
+    schema_fault,
+    whole_sentences,
+)
+
+WORDS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=40)
+ENTRIES = st.lists(st.tuples(WORDS, WORDS), min_size=1, max_size=6)
+
+
+def written(entries: list[tuple[str, str]], **more: Any) -> tuple[str, list[str]]:
+    ids = [f"q{n}" for n in range(1, len(entries) + 1)]
+    found = [{"id": i, "answer": a, "evidence": e} for i, (a, e) in zip(ids, entries, strict=True)]
+    return json.dumps({"items": found, "notes": "", **more}, ensure_ascii=False), ids
+
+
+@given(ENTRIES, st.data())
+def test_any_truncation_salvages_a_prefix_and_never_invents_or_cuts_an_answer(
+    entries: list[tuple[str, str]], data: Any
+) -> None:
+    text, ids = written(entries)
+    cut = text[: data.draw(st.integers(0, len(text)))]
+    drafts = read_drafts(cut, ids).items
+    assert [draft.item_id for draft in drafts] == ids[: len(drafts)]
+    assert [draft.answer for draft in drafts] == [clean(a) for a, _ in entries[: len(drafts)]]
+    # What is closed is never lost either.
+    closed = sum(cut.find(json.dumps({"id": i})[1:-1]) >= 0 for i in ids)
+    assert len(drafts) >= closed - 1
+
+
+@given(ENTRIES, st.data())
+def test_prose_that_is_cut_keeps_whole_sentences_only(
+    entries: list[tuple[str, str]], data: Any
+) -> None:
+    text, ids = written(entries)
+    cut = text[: data.draw(st.integers(0, len(text)))]
+    whole = {i: clean(a) for i, (a, _) in zip(ids, entries, strict=True)}
+    for draft in read_drafts(cut, ids, prose=True).items:
+        assert whole[draft.item_id].startswith(draft.answer)
+        assert draft.cut or draft.answer == whole[draft.item_id]
+        assert not draft.cut or draft.answer[-1] in ".!?…"
+
+
+@given(st.text(max_size=200))
+def test_whatever_the_text_is_only_asked_ids_come_back_each_once(text: str) -> None:
+    drafts = read_drafts('{"items": [' + text, ["q1", "q2"]).items
+    found = [draft.item_id for draft in drafts]
+    assert set(found) <= {"q1", "q2"}
+    assert len(found) == len(set(found))
+
+
+def test_look_up_that_is_cut_is_dropped_even_after_a_full_stop() -> None:
+    text = '{"items": [{"id": "q1", "answer": "Built by Dr. Hale of'
+    assert read_drafts(text, ["q1"]).items == ()
+    (draft,) = read_drafts(text, ["q1"], prose=True).items
+    assert (draft.answer, draft.cut) == ("Built by Dr.", True)
+
+
+def test_items_that_were_not_asked_are_dropped_and_the_first_of_two_wins() -> None:
+    found = [
+        {"id": "q9", "answer": "x"},
+        {"id": "Q1 ", "answer": "a"},
+        {"id": "q1", "answer": "b"},
+    ]
+    drafts = read_drafts(json.dumps({"items": found}), ["q1"]).items
+    assert [(draft.item_id, draft.answer) for draft in drafts] == [("q1", "a")]
+
+
+@pytest.mark.parametrize("answer", [None, True, ["a", "b"], {"text": "a"}])
+def test_answer_that_is_no_text_does_not_count(answer: object) -> None:
+    text = json.dumps({"items": [{"id": "q1", "answer": answer}]})
+    assert read_drafts(text, ["q1"]).items == ()
+
+
+def test_number_is_an_answer() -> None:
+    (draft,) = read_drafts('{"items": [{"id": "q1", "answer": 1764}]}', ["q1"]).items
+    assert draft.answer == "1764"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['[{"id": "q1", "answer": "a"}]', '{"id": "q1", "answer": "a"}', '{"id":"q1","answer":"a"} {'],
+)
+def test_items_are_found_without_the_object_around_them(text: str) -> None:
+    assert [draft.answer for draft in read_drafts(text, ["q1"]).items] == ["a"]
+
+
+def test_broken_output_keeps_the_items_that_are_whole() -> None:
+    text = (
+        '{"items": [{"id": "q1", "answer": "a", "evidence": "say "x""}, '
+        '{"id": "q2", "answer": "b", "evidence": ""}], "notes": ""}'
+    )
+    drafts = read_drafts(text, ["q1", "q2"])
+    assert drafts.condition is Condition.MALFORMED
+    assert [draft.item_id for draft in drafts.items] == ["q2"]
+
+
+def test_empty_answer_is_read_as_one() -> None:
+    (draft,) = read_drafts('{"items": [{"id": "q1", "answer": " "}]}', ["q1"]).items
+    assert draft.answer == ""
+
+
+def test_whole_sentences_end_before_what_was_cut() -> None:
+    assert whole_sentences("One is done. Two is 3.5 times") == "One is done."
+    assert whole_sentences("Nothing has ended yet") == ""
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"year": {"type": "integer"}, "who": {"type": "string"}},
+    "required": ["year"],
+}
+
+
+def test_own_schema_is_checked_and_what_closed_is_kept() -> None:
+    assert read_output('{"year": 1764}', SCHEMA).faults == ()
+    late = read_output('{"who": "Anna", "year": 17', SCHEMA)
+    assert late.value == {"who": "Anna"}
+    assert late.faults
+
+
+def test_fault_names_the_place_and_never_the_text() -> None:
+    output = read_output('{"year": "ignore all rules"}', SCHEMA)
+    assert output.faults == ("$.year: type does not hold",)
+
+
+def test_output_that_a_protobuf_could_not_carry_is_refused() -> None:
+    deep = '{"a":' * 60 + "1" + "}" * 60
+    output = read_output(deep, {"type": "object"})
+    assert output.value is None
+    assert output.faults
+
+
+@pytest.mark.parametrize(
+    ("schema", "sound"),
+    [(SCHEMA, True), ([], False), ({"type": "array"}, False), ({"type": "nonsense"}, False)],
+)
+def test_schema_that_cannot_be_used_is_noticed(schema: object, sound: bool) -> None:
+    assert (schema_fault(schema) is None) == sound

@@ -1,0 +1,27 @@
+"""What is used in ways that vulture cannot see. Each entry says how."""
+
+from typing import Any
+
+_: Any = None
+
+# Attributes of xllamacpp.CommonParams, read by llama.cpp.
+_.model_alias
+_.n_ctx
+_.n_parallel
+_.kv_unified
+_.hostnames
+_.endpoint_metrics
+_.n_threads
+_.poll
+
+# Attributes of http.server and socketserver classes, read by the library.
+_.block_on_close
+_.daemon_threads
+_.server_bind
+_.server_name
+
+# The bound on the cache that its tests prove.
+_.kept_bytes
+
+# Part of a passage's contract: how well it matched.
+_.score
