@@ -256,7 +256,9 @@ class JobPolicy(_message.Message):
     """Route for all work; empty: chosen. An unknown name is refused."""
     @_builtins.property
     def layer_timeout(self) -> _duration_pb2.Duration:
-        """With WAVES: time limit of a layer, after which what runs is interrupted."""
+        """With WAVES: time limit of a layer, after which what runs is interrupted. The
+        setting's when not set, and none when that is not set either.
+        """
 
     def __init__(
         self,

@@ -132,6 +132,7 @@ def services_of(
             routes=rules.routes,
             default_deadline=settings.limits.default_deadline,
             max_attempts=settings.max_attempts,
+            layer_timeout=settings.layer_timeout,
         ),
         rules=rules,
         tenant=settings.tenant,

@@ -144,6 +144,12 @@ class MetaAgentSettings:
         "Time limit of one try at a task that names none",
         check=at_least(0.1),
     )
+    layer_timeout: Seconds = setting(
+        "HMA_LAYER_TIMEOUT",
+        Seconds(0),
+        "With dispatch in waves: time limit of a layer, for jobs that name none; 0: none",
+        check=at_least(0),
+    )
     analyst_share: float = setting(
         "HMA_ANALYST_SHARE",
         0.15,

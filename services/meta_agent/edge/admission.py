@@ -33,11 +33,14 @@ class Admission:
         routes: The configured routes.
         default_deadline: Seconds, for a job that names no deadline.
         max_attempts: Tries per task, for a job that names none.
+        layer_timeout: Seconds that a layer may take with WAVES, for a job that names
+            none; 0: no limit.
     """
 
     routes: Routes
     default_deadline: float
     max_attempts: int
+    layer_timeout: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +147,8 @@ def _policy(asked: job_pb2.JobPolicy, admission: Admission) -> job_pb2.JobPolicy
     )
     if asked.HasField("layer_timeout"):
         policy.layer_timeout.CopyFrom(asked.layer_timeout)
+    elif policy.dispatch == job_pb2.DISPATCH_WAVES and admission.layer_timeout:
+        policy.layer_timeout.FromMilliseconds(round(admission.layer_timeout * 1000))
     return policy
 
 

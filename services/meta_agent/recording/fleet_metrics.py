@@ -120,6 +120,8 @@ class FleetCounters:
             return
         if ended.result.HasField("failure"):
             kind = ended.result.failure.failure_class or common_pb2.FAILURE_CLASS_INTERNAL
+            if kind == common_pb2.FAILURE_CLASS_CANCELLED:
+                return  # somebody asked for it: no error
             name = common_pb2.FailureClass.Name(kind).removeprefix("FAILURE_CLASS_")
             self._add(_ERRORS, 1, {"class": name})
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import unicodedata
 
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from hma.errors import InvalidRequest
 from hma.v1 import common_pb2, job_pb2, meta_agent_pb2, task_pb2
-from services.meta_agent.edge.admission import Admitted, admit, fingerprint
+from services.meta_agent.edge.admission import Admission, Admitted, admit, fingerprint
 from services.meta_agent.edge.documents import thin_sections
 from services.meta_agent.job.apply import apply
 from services.meta_agent.job.state import JobFold
@@ -19,8 +20,12 @@ from tests.unit.edge.factory import admission, create_request, document, task
 NOW = 1_800_000_000.25
 
 
-def admitted(request: meta_agent_pb2.CreateJobRequest) -> Admitted:
-    return admit(request, admission(), job_id="job-x", event_id="e1", tenant="acme", now=NOW)
+def admitted(
+    request: meta_agent_pb2.CreateJobRequest, defaults: Admission | None = None
+) -> Admitted:
+    return admit(
+        request, defaults or admission(), job_id="job-x", event_id="e1", tenant="acme", now=NOW
+    )
 
 
 def created(request: meta_agent_pb2.CreateJobRequest) -> job_pb2.JobCreated:
@@ -52,6 +57,16 @@ def test_defaults_are_filled_in() -> None:
         max_attempts=3,
     )
     assert job.deadline_time.ToMicroseconds() == round((NOW + 600) * 1e6)
+
+
+def test_layers_of_waves_get_the_time_limit_of_the_setting_and_others_none() -> None:
+    limited = dataclasses.replace(admission(), layer_timeout=30.0)
+    request = create_request()
+    assert not admitted(request, limited).event.job_created.policy.HasField("layer_timeout")
+    request.job.policy.dispatch = job_pb2.DISPATCH_WAVES
+    assert admitted(request, limited).event.job_created.policy.layer_timeout.seconds == 30
+    request.job.policy.layer_timeout.FromSeconds(5)
+    assert admitted(request, limited).event.job_created.policy.layer_timeout.seconds == 5
 
 
 def test_what_the_client_chose_is_kept() -> None:
