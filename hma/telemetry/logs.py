@@ -59,6 +59,10 @@ def bound() -> Mapping[str, object]:
     return _BOUND.get({})
 
 
+_CHATTY = ("httpx2", "httpcore2", "openai")
+"""Libraries that log every request."""
+
+
 class JsonFormatter(logging.Formatter):
     """One JSON object per line.
 
@@ -116,6 +120,10 @@ def configure(
     formatter = JsonFormatter if settings.format == "json" else TextFormatter
     handler.setFormatter(formatter(service, hide))
     logging.basicConfig(handlers=[handler], level=settings.level.upper(), force=True)
+    if settings.level.upper() != "DEBUG":
+        # A line per HTTP request at INFO would drown what the services have to say.
+        for chatty in _CHATTY:
+            logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
 def _fields(record: logging.LogRecord) -> dict[str, object]:

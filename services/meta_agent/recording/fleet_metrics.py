@@ -21,7 +21,7 @@ from prometheus_client.metrics_core import (
 )
 
 from hma.errors import Unavailable
-from hma.v1 import common_pb2, job_pb2
+from hma.v1 import attempt_pb2, common_pb2, job_pb2
 from services.meta_agent.job.state import AttemptKey, JobFold
 from services.meta_agent.store.fleet import Counters, FleetMetrics, Labels
 from services.meta_agent.store.jobs import Jobs
@@ -120,8 +120,9 @@ class FleetCounters:
             return
         if ended.result.HasField("failure"):
             kind = ended.result.failure.failure_class or common_pb2.FAILURE_CLASS_INTERNAL
-            if kind == common_pb2.FAILURE_CLASS_CANCELLED:
-                return  # somebody asked for it: no error
+            refused = ended.result.state == attempt_pb2.ATTEMPT_STATE_REFUSED
+            if refused or kind == common_pb2.FAILURE_CLASS_CANCELLED:
+                return  # a full Worker, or somebody asked for it: no error
             name = common_pb2.FailureClass.Name(kind).removeprefix("FAILURE_CLASS_")
             self._add(_ERRORS, 1, {"class": name})
 

@@ -108,3 +108,13 @@ def test_text_is_for_people_and_the_level_counts(out: io.StringIO) -> None:
 def test_settings_name_the_variable_that_is_wrong() -> None:
     with pytest.raises(SettingsError, match="HMA_LOG_FORMAT"):
         load(LogSettings, {"HMA_LOG_FORMAT": "xml"})
+
+
+def test_requests_of_the_http_library_are_not_logged_unless_debugging(out: io.StringIO) -> None:
+    logs.configure(LogSettings(), "worker", stream=out)
+    logging.getLogger("httpx2").info("HTTP Request: GET http://127.0.0.1/health")
+    assert out.getvalue() == ""
+    logging.getLogger("httpx2").setLevel(logging.NOTSET)
+    logs.configure(LogSettings(level="debug"), "worker", stream=out)
+    logging.getLogger("httpx2").info("HTTP Request: GET http://127.0.0.1/health")
+    assert len(_lines(out)) == 1
