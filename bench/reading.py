@@ -17,7 +17,6 @@ import json
 import re
 import socket
 import string
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -173,12 +172,14 @@ async def embedded() -> AsyncIterator[str]:
         held.bind(("127.0.0.1", 0))
         port = held.getsockname()[1]
     command = [sys.executable, "-m", "hma.local.llama", "127.0.0.1", str(port)]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    nowhere = asyncio.subprocess.DEVNULL
+    server = await asyncio.create_subprocess_exec(*command, stdout=nowhere, stderr=nowhere)
     try:
         yield f"http://127.0.0.1:{port}/v1"
     finally:
         server.terminate()
-        await asyncio.to_thread(server.wait, 10)
+        async with asyncio.timeout(10):
+            await server.wait()
 
 
 async def ready(llm: OpenAICompatible, routes: Routes) -> None:

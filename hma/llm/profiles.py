@@ -66,7 +66,7 @@ PRESETS: Mapping[str, Profile] = {
         tokenizer="llama.cpp",
         chunk_usage="timings",
         answer_tokens=24,
-        prompt_tokens=150,
+        prompt_tokens=180,
         logprobs=True,
     ),
     # A 30B-class mixture of experts on vLLM: judgement, to be replaced by a probe.

@@ -15,19 +15,11 @@ import click
 from hma.errors import SettingsError
 from hma.local.parts import Part, client_environment
 from hma.local.settings import StackSettings, load_stack
-from hma.local.stack import PartFailed, Stack
+from hma.local.stack import Interrupted, PartFailed, Stack
 from hma.local.tether import tethered
 
 _POLL_S = 0.2
 _CLIENT_PATIENCE_S = 5.0
-
-
-class _Interrupted(BaseException):
-    """Somebody asked for the end. Not an Exception, so that nothing takes it for a fault."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
 
 
 @click.group()
@@ -45,7 +37,7 @@ def up() -> None:
             while True:
                 stack.check()
                 time.sleep(_POLL_S)
-    except _Interrupted:
+    except Interrupted:
         click.echo("Stopped.", err=True)
 
 
@@ -62,7 +54,7 @@ def run(arguments: tuple[str, ...]) -> None:
         with _running(Stack(settings, on_ready=_say_ready_briefly)) as stack:
             click.echo(".", err=True)
             code = _run_client(["demo", *arguments], settings, stack)
-    except _Interrupted as interrupted:
+    except Interrupted as interrupted:
         click.echo("Stopped.", err=True)
         code = 128 + interrupted.number
     sys.exit(code)
@@ -77,20 +69,10 @@ def _settings() -> StackSettings:
 
 @contextmanager
 def _running(stack: Stack) -> Iterator[Stack]:
-    """Runs the body inside the stack; turns signals and faults into an orderly end.
-
-    The first signal interrupts the body; one that comes while the parts are stopping
-    kills them.
-    """
-    asked = False
+    """Runs the body inside the stack; turns signals and faults into an orderly end."""
 
     def on_signal(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked or stack.stopping:
-            stack.kill()
-        else:
-            asked = True
-            raise _Interrupted(number)
+        stack.interrupt(number)
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, on_signal)
@@ -108,17 +90,23 @@ def _running(stack: Stack) -> Iterator[Stack]:
 
 
 def _run_client(arguments: list[str], settings: StackSettings, stack: Stack) -> int:
-    """Runs `hma` with our terminal while watching the stack; returns its exit code."""
+    """Runs `hma` with our terminal while watching the stack; returns its exit code.
+
+    Ctrl-C is the client's meanwhile: it asks for the answer at once, then cancels, then
+    leaves. It is in a process group of its own, so that it gets each Ctrl-C once.
+    """
     command = [sys.executable, "-m", "hma.cli", *arguments]
     client = subprocess.Popen(  # noqa: S603 - our own command line
-        tethered(command, signal.SIGTERM), env=client_environment(settings)
+        tethered(command, signal.SIGTERM), env=client_environment(settings), process_group=0
     )
+    stack_s = signal.signal(signal.SIGINT, lambda number, frame: client.send_signal(number))
     try:
         while client.poll() is None:
             stack.check()
             time.sleep(_POLL_S)
         return client.returncode
     finally:
+        signal.signal(signal.SIGINT, stack_s)
         if client.poll() is None:
             client.terminate()
             try:

@@ -57,6 +57,20 @@ class PartFailed(HmaError):
             return []
 
 
+class Interrupted(HmaError):
+    """Somebody asked the stack to end.
+
+    Attributes:
+        number: The signal.
+    """
+
+    reason = "INTERRUPTED"
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"interrupted by {signal.Signals(number).name}")
+        self.number = number
+
+
 class Stack:
     """The local stack, as a context: inside it every part is ready.
 
@@ -73,7 +87,8 @@ class Stack:
         on_ready: Callable[[Part, float], None] = lambda part, seconds: None,
     ) -> None:
         self.parts = parts(settings, environ)
-        self.stopping = False
+        self._interrupted_by = 0
+        self._stopping = False
         self._settings = settings
         self._on_ready = on_ready
         self._running: list[tuple[Part, SimpleExecutor]] = []
@@ -85,6 +100,7 @@ class Stack:
         Raises:
             SettingsError: A port is taken, or another stack uses the data directory.
             PartFailed: A part ended or was not ready in time. All others are stopped.
+            Interrupted: `interrupt` was called meanwhile.
         """
         try:
             self._start()
@@ -103,15 +119,34 @@ class Stack:
         self.stop()
 
     def check(self) -> None:
-        """Raises PartFailed when a part has ended."""
+        """To be called several times a second: finds out whether all is still well.
+
+        Raises:
+            Interrupted: `interrupt` was called.
+            PartFailed: A part has ended.
+        """
+        if self._interrupted_by:
+            raise Interrupted(self._interrupted_by)
         for part, executor in self._running:
             code = executor.process.poll() if executor.process else None
             if code is not None:
                 raise PartFailed(part, f"ended {_how(code)}")
 
+    def interrupt(self, number: int) -> None:
+        """From a signal handler: lets the next `check` raise; a second time, kills.
+
+        A handler must not raise by itself: raised inside a callback of an event loop, the
+        exception would be logged there and forgotten.
+        """
+        if self._stopping or self._interrupted_by:
+            for _, executor in self._running:
+                if executor.process is not None and executor.process.poll() is None:
+                    os.killpg(executor.process.pid, signal.SIGKILL)
+        self._interrupted_by = number
+
     def stop(self) -> None:
         """Stops every part, clients before servers; kills what does not stop in time."""
-        self.stopping = True
+        self._stopping = True
         waves = groupby(sorted(self._running, key=lambda each: each[0].wave), _wave)
         for _, wave in waves:
             executors = [executor for _, executor in wave]
@@ -119,12 +154,6 @@ class Stack:
                 list(pool.map(_stop, executors))
         self._running.clear()
         self._held.close()
-
-    def kill(self) -> None:
-        """Ends every part at once, from a signal handler during `stop`."""
-        for _, executor in self._running:
-            if executor.process is not None and executor.process.poll() is None:
-                os.killpg(executor.process.pid, signal.SIGKILL)
 
     def _start(self) -> None:
         # At exit mirakuru kills every process whose mark has this process's number in it
@@ -140,10 +169,11 @@ class Stack:
             self._running.append((part, self._launch(part)))
         waiting = list(self.parts)
         while waiting:
-            self.check()
-            for part in [part for part in waiting if part.ready()]:
-                waiting.remove(part)
-                self._on_ready(part, time.monotonic() - start)
+            for part in list(waiting):
+                self.check()
+                if part.ready():
+                    waiting.remove(part)
+                    self._on_ready(part, time.monotonic() - start)
             if waiting and time.monotonic() - start > self._settings.start_timeout:
                 raise PartFailed(
                     waiting[0],

@@ -33,8 +33,10 @@ async def main(settings: WorkerSettings) -> None:
         Reporter(channel) as reporter,
         Slots(settings.max_concurrent) as slots,
     ):
-        # The library keeps contents itself; what the reader fetched need not be kept twice.
-        library = Library(DocumentReader(channel, 0), settings.document_cache)
+        # Half for contents, half for what was made of them: tasks that read different
+        # sections of a document have their own indexes, but it is fetched once.
+        share = settings.document_cache // 2
+        library = Library(DocumentReader(channel, share), share)
         metrics = WorkerMetrics(registry, lambda: slots.running)
         servicer = WorkerServicer(llm, routes, library, slots, reporter, metrics)
         register = partial(worker_pb2_grpc.add_WorkerServiceServicer_to_server, servicer)

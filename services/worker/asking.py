@@ -29,6 +29,11 @@ _ROOM_PER_ITEM = 250
 """Estimated tokens of material that each item of a batch after the first may add."""
 
 _LEAST_ROOM = 120
+"""Room of a call that must be small: a sentence or two for each item."""
+
+_PROSE_PROMPTS = 4
+"""A text about the whole of a source may read this many typical prompts of the route."""
+
 _MARGIN = 64
 _TOOL_SIZE = Size(most=200, least=16)
 
@@ -44,13 +49,16 @@ class Asked:
         text: What the model wrote, whole or cut.
         excerpts: What it was shown of the source.
         logprob: Mean log-probability of the text; 0 when not known.
-        cut_by: What ended the call before the model did; None when nothing did.
+        whole: The model came to an end by itself.
+        cut_by: What ended the call before the model did; None when nothing but its own
+            length did.
         tool_calls: The tools that it wants called.
     """
 
     text: str
     excerpts: Sequence[Excerpt]
     logprob: float
+    whole: bool = False
     cut_by: CallFailed | AttemptStopped | None = None
     tool_calls: tuple[ToolCall, ...] = ()
 
@@ -83,6 +91,7 @@ class Asker:
         self._llm = llm
         self._profile = llm.route.profile
         self._plain = self._profile.answer_style == "plain"
+        self._short_of_tokens = False
 
     async def items(
         self,
@@ -103,7 +112,7 @@ class Asker:
         """Asks for one item as plain text."""
 
         def build(excerpts: Sequence[Excerpt]) -> Prompt:
-            return plain_prompt(self._task, item, excerpts, self._profile.examples)
+            return plain_prompt(self._task, item, excerpts, self._examples)
 
         return await self._ask(build, [item], size, purpose)
 
@@ -146,18 +155,35 @@ class Asker:
         *,
         may_think: bool = True,
     ) -> Asked:
-        """Makes the call, with half the material again and again when it does not fit."""
+        """Makes the call; with less material when it does not fit or cannot be paid."""
         room = self._room(items, size)
         while True:
             excerpts = await self._excerpts(items, room)
+            least = size.least if not self._short_of_tokens else -(-size.least // len(items))
+            bounds = Size(size.most, least)
             try:
-                return await self._call(build(excerpts), excerpts, size, purpose, may_think)
+                return await self._call(build(excerpts), excerpts, bounds, purpose, may_think)
             except CallFailed as error:
                 shown = sum(excerpt.tokens for excerpt in excerpts)
-                too_long = error.failure_class == common_pb2.FAILURE_CLASS_CONTEXT_OVERFLOW
-                if not too_long or shown < _LEAST_ROOM or self._by_sentence:
+                smaller = self._smaller(error, shown)
+                if smaller is None:
                     raise
-                room = shown // 2
+                room = smaller
+
+    def _smaller(self, error: CallFailed, shown: int) -> int | None:
+        """Room for another try of a call that cost nothing; None: there is no use in it.
+
+        What is too long is halved again and again. What cannot be paid is tried once
+        more with the least that makes sense, and so are the task's later calls: few
+        answers are better than none.
+        """
+        if error.failure_class == common_pb2.FAILURE_CLASS_BUDGET and not self._short_of_tokens:
+            self._short_of_tokens = True
+            return _LEAST_ROOM
+        too_long = error.failure_class == common_pb2.FAILURE_CLASS_CONTEXT_OVERFLOW
+        if not too_long or shown < _LEAST_ROOM or self._by_sentence:
+            return None
+        return shown // 2
 
     async def _call(
         self,
@@ -179,12 +205,13 @@ class Asker:
                 think=think > 0,
             )
         except CallBroken as error:
-            return Asked(error.partial, excerpts, self._last_logprob, error)
+            return Asked(error.partial, excerpts, self._last_logprob, cut_by=error)
         stopped = completion.finish_reason == "abort" and self._attempt.stop.is_set()
         return Asked(
             completion.text,
             excerpts,
             completion.mean_logprob,
+            completion.finish_reason == "stop",
             AttemptStopped(self._attempt.stop_reason) if stopped else None,
             completion.tool_calls,
         )
@@ -201,7 +228,12 @@ class Asker:
 
     @property
     def _shared(self) -> Message:
-        return shared_message(self._start.brief, self._profile.examples)
+        return shared_message(self._start.brief, self._examples)
+
+    @property
+    def _examples(self) -> int:
+        examples = self._profile.examples
+        return min(examples, 1) if self._short_of_tokens else examples
 
     def _material(self, excerpts: Sequence[Excerpt]) -> Material:
         return Material(excerpts, self._start.dependencies, self.findings)
@@ -233,7 +265,10 @@ class Asker:
         if is_prose(self._task):
             results = self._results() if self._plain else []
             return results + leading_excerpts(self._source, room)
-        return await find_excerpts(self._source, items, self._profile.retrieval, room)
+        unit = "sentence" if self._short_of_tokens else self._profile.retrieval
+        found = await find_excerpts(self._source, items, unit, room)
+        # "What is this about?" shares no word with the answer.
+        return found or leading_excerpts(self._source, room)
 
     def _results(self) -> list[Excerpt]:
         """Results of other tasks as material; prompts in JSON carry them by themselves."""
@@ -247,10 +282,13 @@ class Asker:
         context = self._llm.route.context_tokens
         fixed = sum(approximate_tokens(m.content) for m in self._messages(items, ()))
         wanted = self._profile.prompt_tokens + _ROOM_PER_ITEM * (len(items) - 1)
-        if is_prose(self._task):
-            wanted = context // 2
         held = self._attempt.held(len(self._attempt.calls) + 1)
-        if held:
+        if self._short_of_tokens:
+            wanted = _LEAST_ROOM
+        elif is_prose(self._task):
+            # It is about the whole, so it asks for more than is held if need be.
+            wanted = min(context // 2, _PROSE_PROMPTS * self._profile.prompt_tokens)
+        elif held:
             # The estimate behind `room` is rough: what it misses is asked for.
             wanted = min(wanted, max(held - size.most - fixed, _LEAST_ROOM))
         return max(min(wanted, context - size.most - self._thoughts - fixed - _MARGIN), 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from hma.text.retrieval import Unit
+from hma.text.tokens import BYTES_PER_TOKEN, approximate_tokens
 from hma.v1 import task_pb2
 from services.worker.reading import Excerpt, Source
 
@@ -14,6 +15,8 @@ _FINER: dict[Unit, tuple[Unit, ...]] = {
     "sentence": ("sentence",),
 }
 _PER_ITEM = 3
+_LEAST_SHARE = 48
+_LEAST_TEXT = 24
 
 
 async def find_excerpts(
@@ -56,11 +59,11 @@ def leading_excerpts(source: Source, room: int) -> list[Excerpt]:
     if source.tokens <= room:
         return list(source.sections)
     sections = source.sections
-    share = max(room // max(len(sections), 1), 48)
     excerpts: list[Excerpt] = []
-    for section in sections:
-        overhead = section.tokens - len(section.text) // 4
-        excerpt = _shorten(section, max(share - overhead, 24) * 4)
+    for number, section in enumerate(sections):
+        # What short sections leave over goes to those that follow.
+        share = max(room // (len(sections) - number), _LEAST_SHARE)
+        excerpt = _shorten(section, share)
         if excerpt.tokens > room:
             break
         excerpts.append(excerpt)
@@ -86,10 +89,13 @@ def _in_order(excerpts: Iterable[Excerpt], source: Source) -> list[Excerpt]:
     return sorted(excerpts, key=lambda excerpt: order.get(excerpt.section_id, len(order)))
 
 
-def _shorten(excerpt: Excerpt, characters: int) -> Excerpt:
-    if len(excerpt.text) <= characters:
+def _shorten(excerpt: Excerpt, tokens: int) -> Excerpt:
+    if excerpt.tokens <= tokens:
         return excerpt
-    text = excerpt.text[:characters]
+    overhead = excerpt.tokens - approximate_tokens(excerpt.text)
+    # One token is for the mark at the end.
+    size = max(tokens - overhead - 1, _LEAST_TEXT) * BYTES_PER_TOKEN
+    text = excerpt.text.encode()[:size].decode(errors="ignore")
     text = text[: text.rfind(" ")] if " " in text else text
     return Excerpt(
         excerpt.document_id, excerpt.name, excerpt.section_id, excerpt.heading, text + " …"

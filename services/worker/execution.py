@@ -18,6 +18,7 @@ from services.worker.asking import Asked, Asker, Purpose
 from services.worker.grounding import extract, ground
 from services.worker.plain import plain_answer
 from services.worker.reading import Source
+from services.worker.recover import clean
 from services.worker.schemas import Size, call_size, is_prose
 from services.worker.sheet import Sheet
 from services.worker.structured import (
@@ -32,6 +33,8 @@ from services.worker.tools import MAX_ROUNDS, TOOLS, Toolbox, unknown_tools
 _INVALID = common_pb2.FAILURE_CLASS_INVALID_OUTPUT
 _STOPPED = common_pb2.Failure(failure_class=common_pb2.FAILURE_CLASS_CANCELLED)
 """The session says in words why: it knows the reason of the stop."""
+
+_LEFT_OUT = ("it left these items out, or was not the JSON object asked for",)
 
 _OF_ONE_CALL = (
     common_pb2.FAILURE_CLASS_REFUSED,
@@ -66,7 +69,6 @@ class Execution:
         self._plain = self._profile.answer_style == "plain"
         self._sheet = Sheet(items_of(start.task), start.done)
         self._asker = Asker(start, attempt, source, llm)
-        self._faults: tuple[str, ...] = ()
 
     async def run(self) -> attempt_pb2.AttemptResult:
         """The attempt, to its last word."""
@@ -99,7 +101,8 @@ class Execution:
 
     async def _ask_again(self) -> None:
         """Asks for missing ids only; every call is one re-ask of the job's pool."""
-        left = self._start.max_reasks
+        # In plain text it would be the same prompt, and at temperature 0 the same answer.
+        left = 0 if self._plain else self._start.max_reasks
         while left > 0:
             again = [item for item in self._sheet.open if self._worth_asking_again(item)]
             if not again:
@@ -134,7 +137,8 @@ class Execution:
                 asked = await self._asker.plainly(items[0], size, purpose)
                 await self._take_text(items[0], asked)
             else:
-                asked = await self._asker.items(items, size, purpose, self._faults)
+                again = purpose == attempt_pb2.CALL_PURPOSE_REASK
+                asked = await self._asker.items(items, size, purpose, _LEFT_OUT if again else ())
                 self._take_items(items, asked)
             if asked.cut_by is not None:
                 raise asked.cut_by
@@ -147,7 +151,6 @@ class Execution:
 
     def _take_items(self, items: Sequence[task_pb2.Item], asked: Asked) -> None:
         drafts = read_drafts(asked.text, _ids(items), prose=is_prose(self._task))
-        self._faults = () if drafts.items else ("it was not the JSON object asked for",)
         self._sheet.explain(_ids(items), "The output did not hold an answer to it.", _INVALID)
         for draft in drafts.items:
             if draft.answer:
@@ -164,11 +167,14 @@ class Execution:
 
     async def _take_text(self, item: task_pb2.Item, asked: Asked) -> None:
         prose = is_prose(self._task)
-        if asked.cut_by is None:
-            answer = asked.text.strip() if prose else plain_answer(asked.text)
+        if not prose:
+            # Half a name is a wrong answer; a line that ran too long is judged below.
+            answer = plain_answer(asked.text) if asked.cut_by is None else ""
+        elif asked.whole:
+            answer = clean(asked.text)
         else:
-            # Half a name is a wrong answer; whole sentences of a text are not.
-            answer = whole_sentences(asked.text) if prose else ""
+            answer = whole_sentences(asked.text)
+            self._sheet.note(f"{item.item_id} is cut off.")
         if not answer:
             self._sheet.explain([item.item_id], "The model gave no answer.", _INVALID)
             return

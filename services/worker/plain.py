@@ -1,8 +1,11 @@
 """Prompts for models too small for JSON: one passage, one question, a few examples.
 
-What was measured with SmolLM2-135M on reading comprehension: `Question:/Answer:` with
-three examples beats the same in JSON (F1 0.336 against 0.316) at 163 instead of 225
-tokens per question, and a sentence beats its paragraph.
+The examples and the question stand in the assistant's own turn, which the model then goes
+on with: text of the kind that it was trained on. Asked in a user's turn, it answers in
+sentences of its own. Measured with SmolLM2-135M on 60 questions about 12 documents, the
+model's own words: F1 0.38 at 185 tokens a question this way; 0.28 at 250 in JSON. On 45 of
+three documents, where this way has 0.21: 0.12 in a user's turn, 0.17 with the examples as
+turns of their own.
 """
 
 from __future__ import annotations
@@ -12,16 +15,25 @@ from collections.abc import Sequence
 from hma.llm.base import Message, Prompt
 from hma.v1 import common_pb2, task_pb2
 from services.worker.reading import Excerpt
+from services.worker.recover import clean
 
 _SYSTEM = "Answer with the shortest words copied from the text."
 _EXAMPLES = (
     (
-        "The mill on the Erne was built in 1764 by Anna Hale.",
-        "Who built the mill?",
-        "Anna Hale",
+        "The mill on the Erne was built in 1764 by Anna Hale, a widow.",
+        "When was the mill built?",
+        "1764",
     ),
-    ("Copper melts at 1,085 °C.", "At what temperature does copper melt?", "1,085 °C"),
-    ("Deliveries arrive on Tuesdays.", "When do deliveries arrive?", "Tuesdays"),
+    (
+        "Copper and tin melt into bronze, which is harder than either.",
+        "What is harder than copper?",
+        "bronze",
+    ),
+    (
+        "Deliveries come to the north gate on Tuesdays.",
+        "Where do deliveries come?",
+        "the north gate",
+    ),
 )
 _STOP = ("\n",)
 
@@ -45,14 +57,14 @@ def plain_prompt(
     if not text:
         return Prompt((Message("user", question),), stop=_STOP)
     shown = "".join(
-        f"Text: {passage}\nQuestion: {asked}\nAnswer: {answer}\n\n"
+        f"{passage}\nQuestion: {asked}\nAnswer: {answer}\n\n"
         for passage, asked, answer in _EXAMPLES[:examples]
     )
-    last = f"Text: {text}\nQuestion: {question}\nAnswer:"
-    return Prompt((Message("system", _SYSTEM), Message("user", shown + last)), stop=_STOP)
+    last = f"{text}\nQuestion: {question}\nAnswer:"
+    return Prompt((Message("system", _SYSTEM), Message("assistant", shown + last)), stop=_STOP)
 
 
 def plain_answer(text: str) -> str:
     """The answer in what the model wrote: its first line, without the label or quotes."""
-    line = next((line for line in text.strip().splitlines() if line.strip()), "")
+    line = next((line for line in clean(text).splitlines() if line.strip()), "")
     return line.strip().removeprefix("Answer:").strip().strip('"').strip()

@@ -20,7 +20,8 @@ _STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _OPEN_SCALAR = re.compile(r"[0-9A-Za-z+.\-]+\Z")
 _CONTROL = dict.fromkeys((*range(32), 127), " ")
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_THOUGHT_END = "</think>"
+_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*(?:"|\Z)', re.DOTALL)
+_THOUGHT_BEGIN, _THOUGHT_END = "<think>", "</think>"
 _MAX_OBJECTS = 1000
 
 
@@ -78,11 +79,21 @@ def clean(text: str) -> str:
 
 def _unwrap(text: str) -> str:
     """The text from its first brace on, raw control characters made harmless."""
-    text = text.rpartition(_THOUGHT_END)[2]
+    text = _after_thoughts(text)
     starts = [at for at in (text.find("{"), text.find("[")) if at >= 0]
     if not starts:
         return ""
     return _SURROGATE.sub("?", text[min(starts) :].translate(_CONTROL)).rstrip()
+
+
+def _after_thoughts(text: str) -> str:
+    """What follows the thoughts that some servers leave in the text; they are no answer."""
+    if text.lstrip().startswith(_THOUGHT_BEGIN):
+        return text.partition(_THOUGHT_END)[2]
+    # The chat template may have opened them in the prompt. Inside quotes it is a word.
+    bare = _QUOTED.sub(lambda quoted: " " * len(quoted[0]), text)
+    at = bare.rfind(_THOUGHT_END)
+    return text if at < 0 else text[at + len(_THOUGHT_END) :]
 
 
 def _is_prefix(body: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import Any
 
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError, ValidationError
+from referencing.exceptions import Unresolvable
 
 from services.worker.recover import Condition, Recovered, clean, recover
 
@@ -101,9 +103,15 @@ def read_output(text: str, schema: Mapping[str, Any]) -> Output:
     if _deeper_than(value, _MAX_DEPTH):
         # A protobuf nested as deep could be written but not read.
         return Output(None, ("the output is nested too deep",), found.condition)
-    value = _cleaned(value)
-    errors = Draft202012Validator(schema).iter_errors(value)
-    faults = tuple(dict.fromkeys(_fault(error) for error in errors))
+    try:
+        value = _cleaned(value)
+    except OverflowError:
+        return Output(None, ("a number in the output is too large",), found.condition)
+    try:
+        errors = Draft202012Validator(schema).iter_errors(value)
+        faults = tuple(dict.fromkeys(_fault(error) for error in errors))
+    except (RecursionError, Unresolvable):
+        return Output(value, ("its schema cannot be applied",), found.condition)
     return Output(value, faults[:10], found.condition)
 
 
@@ -123,6 +131,8 @@ def schema_fault(schema: object) -> str | None:
         Draft202012Validator.check_schema(schema)
     except SchemaError as error:
         return f"{error.json_path} is not valid JSON Schema"
+    except RecursionError:
+        return "it is nested too deep"
     return None
 
 
@@ -145,7 +155,7 @@ def _draft(entry: Any, ids: Mapping[str, str]) -> Draft | None:
     if not isinstance(entry, dict):
         return None
     key, answer, evidence = entry.get("id"), entry.get("answer"), entry.get("evidence")
-    item_id = ids.get(str(key).strip().casefold())
+    item_id = ids.get(key.strip().casefold()) if isinstance(key, str) else None
     if item_id is None or isinstance(answer, bool) or not isinstance(answer, str | int | float):
         return None
     return Draft(item_id, clean(str(answer)), clean(evidence) if isinstance(evidence, str) else "")
@@ -162,7 +172,13 @@ def _open_draft(found: Recovered, ids: Mapping[str, str]) -> Draft | None:
 
 
 def _cleaned(value: Any) -> Any:
-    """`value` with every string fit for a protobuf."""
+    """`value` with everything in it fit for a protobuf.
+
+    Raises:
+        OverflowError: A number is no finite double.
+    """
+    if isinstance(value, int | float) and not math.isfinite(float(value)):
+        raise OverflowError
     if isinstance(value, str):
         return clean(value)
     if isinstance(value, dict):

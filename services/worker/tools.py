@@ -14,6 +14,7 @@ from typing import Any
 from hma.llm.base import ToolCall, ToolSpec
 from services.worker.calculator import NotArithmetic, calculate
 from services.worker.reading import Source
+from services.worker.recover import clean
 
 MAX_ROUNDS = 3
 """Calls in which the model may ask for tools, per task."""
@@ -23,6 +24,7 @@ MAX_CALLS = 8
 
 _RESULT_CHARACTERS = 2000
 _FOUND = 3
+_NAME = 64
 
 
 def _spec(name: str, description: str, argument: str, meaning: str) -> ToolSpec:
@@ -94,7 +96,7 @@ class Toolbox:
         """
         findings = []
         for number, call in enumerate(calls):
-            shown = f"{call.name}({call.arguments[:200]})"
+            shown = clean(f"{call.name[:_NAME]}({call.arguments[:200]})")
             if number >= MAX_CALLS:
                 findings.append((shown, f"not carried out: at most {MAX_CALLS} calls a round"))
             else:
@@ -104,7 +106,7 @@ class Toolbox:
     async def _answer(self, call: ToolCall) -> str:
         if call.name not in self._allowed:
             known = ", ".join(sorted(self._allowed))
-            return f"there is no tool {call.name!r} for this task; there are: {known}"
+            return f"there is no tool {call.name[:_NAME]!r} for this task; there are: {known}"
         argument = _argument(call, TOOLS[call.name])
         if argument is None:
             return "the arguments are not the JSON object that the tool takes"
@@ -130,8 +132,8 @@ def _argument(call: ToolCall, spec: ToolSpec) -> str | None:
     """The tool's only argument; None when it is not there."""
     try:
         arguments: Any = json.loads(call.arguments)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     name = next(iter(spec.parameters["properties"]))
     value = arguments.get(name) if isinstance(arguments, dict) else None
-    return value if isinstance(value, str) and value.strip() else None
+    return clean(value) or None if isinstance(value, str) else None

@@ -159,7 +159,7 @@ async def open_shop(
         servicer = WorkerServicer(
             client,
             llm.routes(profile=profile, context_tokens=llm.context_tokens),
-            Library(DocumentReader(home, 0), 1 << 20),
+            Library(DocumentReader(home, 1 << 20), 1 << 20),
             slots,
             internal,
             WorkerMetrics(CollectorRegistry(), lambda: slots.running),

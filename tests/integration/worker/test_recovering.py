@@ -252,3 +252,117 @@ async def test_own_schema_that_stays_broken_is_partial_with_what_closed() -> Non
     assert result.state == PARTIAL
     assert dict(result.task.structured) == {"who": "Anna Hale"}
     assert result.failure.failure_class == common_pb2.FAILURE_CLASS_INVALID_OUTPUT
+
+
+LONG = "\n\n".join(
+    f"# Mill {n}\n\n" + f"Mill {n} was built in {1700 + n}. " + "It ground corn for the town. " * 40
+    for n in range(30)
+)
+
+
+async def test_call_that_cannot_be_paid_is_tried_once_more_with_less_to_read() -> None:
+    def poor(intent: attempt_pb2.CallIntent) -> attempt_pb2.Grant:
+        least = intent.prompt_tokens + intent.min_completion_tokens
+        if least > 600:
+            return attempt_pb2.Grant(call=intent.call, denied=True, reason="600 are left")
+        most = intent.prompt_tokens + intent.max_completion_tokens
+        return attempt_pb2.Grant(call=intent.call, tokens=min(most, 600))
+
+    def script(call: Call) -> Reply:
+        return say(reply(*[(i, "1703", "") for i in ids_of(call)]))
+
+    async with open_shop(script, documents={"d1": LONG}) as shop:
+        result = await shop.execute(shop.start(make_task("When was mill 3 built?")), poor)
+        assert spent(result) == shop.llm.total_tokens
+        assert "Mill 3 was built in 1703" in shop.llm.calls[0].prompt
+    assert result.state == SUCCEEDED
+    assert [intent.call for intent in shop.intents] == [1, 2]
+    assert shop.intents[1].prompt_tokens < shop.intents[0].prompt_tokens / 2
+    assert result.task.items[0].grounded
+
+
+async def test_with_little_money_the_first_answers_of_a_batch_are_bought() -> None:
+    tokens = 620
+
+    def poor(intent: attempt_pb2.CallIntent) -> attempt_pb2.Grant:
+        if intent.call > 2 or intent.prompt_tokens + intent.min_completion_tokens > tokens:
+            return attempt_pb2.Grant(call=intent.call, denied=True, reason="little is left")
+        return attempt_pb2.Grant(call=intent.call, tokens=tokens)
+
+    questions = [f"When was mill {n} built?" for n in range(8)]
+    async with open_shop(lambda call: answer_all(call), documents={"d1": LONG}) as shop:
+        result = await shop.execute(shop.start(make_task(*questions), max_reasks=1), poor)
+        assert spent(result) == shop.llm.total_tokens <= tokens
+    assert result.state == PARTIAL
+    origins = [answer.origin for answer in result.task.items]
+    assert 0 < origins.count(MODEL) < 8
+    assert origins == sorted(origins, key=lambda origin: origin != MODEL)
+    assert len(origins) == 8
+
+
+async def test_fault_of_one_batch_is_not_held_against_the_next() -> None:
+    def script(call: Call) -> Reply:
+        return say("{") if "q1" in ids_of(call) else answer_all(call)
+
+    questions = [f"When was mill {n} built?" for n in range(10)]
+    async with open_shop(script, documents={"d1": FACTS}) as shop:
+        await shop.execute(shop.start(make_task(*questions), max_reasks=1))
+        told = [("broke it" in call.prompt, call.purpose) for call in shop.llm.calls]
+    assert told == [(False, "WORK"), (False, "WORK"), (True, "REASK")]
+
+
+async def test_weak_model_is_not_asked_the_same_thing_again() -> None:
+    async with open_shop([say("\n")], documents={"d1": FACTS}, profile="smollm2") as shop:
+        task = make_task("When was the mill built?")
+        result = await shop.execute(shop.start(task, max_reasks=3))
+        assert len(shop.llm.calls) == 1
+    assert [a.origin for a in result.task.items] == [EXTRACT]
+
+
+async def test_weak_models_prose_that_ran_out_of_tokens_ends_with_a_sentence() -> None:
+    script = [say("It was built in 1764. Then " + "it went on " * 200)]
+    async with open_shop(script, documents={"d1": FACTS}, profile="smollm2") as shop:
+        task = make_task("Sum it up.", kind=common_pb2.TASK_KIND_SUMMARIZE)
+        result = await shop.execute(shop.start(task))
+        assert result.calls[0].finish_reason == "length"
+    assert [a.answer for a in result.task.items] == ["It was built in 1764."]
+    assert "cut off" in result.task.notes
+
+
+async def test_question_that_shares_no_word_with_the_source_sees_its_beginning() -> None:
+    async with open_shop(lambda call: answer_all(call), documents={"d1": LONG}) as shop:
+        await shop.execute(shop.start(make_task("Xylophone?")))
+        assert "<source" in shop.llm.calls[0].prompt
+        assert "Mill 0 was built" in shop.llm.calls[0].prompt
+
+
+async def test_tasks_that_read_different_sections_fetch_the_document_once() -> None:
+    async with open_shop(lambda call: answer_all(call), documents={"d1": FACTS}) as shop:
+        for number in range(2):
+            task = make_task("When was the mill built?")
+            start = shop.start(task, uid=f"1.{number}", section_ids=[f"d1#{number}"])
+            await shop.execute(start)
+        assert shop.documents.reads == 1
+        mills, metals = (call.prompt for call in shop.llm.calls)
+    assert "Copper" not in mills
+    assert "Anna Hale paid" not in metals
+
+
+async def test_blank_document_is_no_material_and_no_crash() -> None:
+    async with open_shop(lambda call: answer_all(call), documents={"d1": " \n\n\t"}) as shop:
+        result = await shop.execute(shop.start(make_task("When was it built?")))
+        assert "<source id" not in shop.llm.calls[0].prompt
+    assert result.state == SUCCEEDED
+    assert not result.task.items[0].grounded
+
+
+async def test_question_too_long_for_the_context_does_not_end_the_others() -> None:
+    # One question a call, so that only the long one overflows.
+    async with open_shop(
+        [say(" 1764\n")] * 3, documents={"d1": FACTS}, profile="smollm2", context_tokens=600
+    ) as shop:
+        task = make_task("When was the mill built?", "mill " * 3000, "When built?")
+        result = await shop.execute(shop.start(task))
+        assert spent(result) == shop.llm.total_tokens
+    assert result.state == PARTIAL
+    assert [a.item_id for a in result.task.items if a.origin == MODEL] == ["q1", "q3"]

@@ -59,3 +59,15 @@ def test_summary_sees_the_beginning_of_every_section() -> None:
 def test_short_source_is_not_cut_for_a_summary() -> None:
     assert "".join(e.text for e in leading_excerpts(source(), 1000)).count("…") == 0
     assert FACTS.count("\n\n") == 3
+
+
+def test_what_short_sections_leave_over_goes_to_the_long_ones() -> None:
+    read = source({"d1": "# A\n\nShort.\n", "d2": "# B\n\n" + "Many words follow here. " * 200})
+    shown = sum(excerpt.tokens for excerpt in leading_excerpts(read, 600))
+    assert 550 < shown <= 600
+
+
+def test_text_of_wide_characters_is_shown_as_far_as_it_fits() -> None:
+    read = source({"d1": "# 磨坊\n\n" + "磨坊建于一七六四年。" * 300})
+    shown = sum(excerpt.tokens for excerpt in leading_excerpts(read, 300))
+    assert 250 < shown <= 300

@@ -86,6 +86,14 @@ def test_white_space_without_end_is_a_truncation() -> None:
 
 def test_thoughts_before_the_answer_are_not_read() -> None:
     assert recover('<think>{"a": 1} or {"a": 2}?</think>{"a": 3}').value == {"a": 3}
+    assert recover('Is it {"a": 1}, or a "b"?</think>{"a": 3}').value == {"a": 3}
+    assert recover('<think>It may be {"a": 1}').condition is Condition.EMPTY
+
+
+@pytest.mark.parametrize("text", ['{"a": "b</think>{c}"}', '{"a": "b", "</think>": ["x"]}'])
+def test_answer_may_speak_of_thoughts(text: str) -> None:
+    assert recover(text).value == json.loads(text)
+    assert recover(text[:-3]).condition is Condition.TRUNCATED
 
 
 @pytest.mark.parametrize("text", ["", "   ", "no json here", "```\n```"])

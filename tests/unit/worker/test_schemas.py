@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import pytest
@@ -11,7 +12,13 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from hma.llm.profiles import PRESETS
+from hma.llm.routes import Route
 from hma.v1 import common_pb2
+from services.meta_agent.deciding.estimate import (
+    COMPLEXITY_FACTOR,
+    KIND_ANSWERS,
+    estimate_task,
+)
 from services.worker.schemas import Size, answer_schema, call_size
 from tests.unit.worker.making import task
 
@@ -82,3 +89,33 @@ def test_complexity_scales_the_answer() -> None:
         )
     ]
     assert sizes == sorted(set(sizes))
+
+
+@given(
+    st.sampled_from(KINDS),
+    st.sampled_from(sorted(common_pb2.Complexity.values())),
+    st.integers(1, 30),
+    st.sampled_from(sorted(PRESETS)),
+    st.booleans(),
+)
+def test_first_grant_covers_the_first_call_at_the_profiles_prompt(
+    kind: Any, complexity: Any, count: int, preset: str, reasoning: bool
+) -> None:
+    profile = PRESETS[preset]
+    route = Route(name="r", base_url="http://h/v1", model="m", profile=profile, reasoning=reasoning)
+    one = task(*["q"] * count, kind=kind, complexity=complexity)
+    batch = min(count, profile.max_batch)
+    think = profile.think_tokens if reasoning else 0
+    estimate = estimate_task(one, route)
+    assert estimate.first_grant >= estimate.prompt + call_size(one, profile, batch, count).most + (
+        think if complexity != common_pb2.COMPLEXITY_LOW else 0
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("complexity", sorted(common_pb2.Complexity.values()))
+def test_answers_are_reckoned_as_the_meta_agent_does(kind: Any, complexity: Any) -> None:
+    plain = PRESETS["smollm2"]
+    size = call_size(task("q", kind=kind, complexity=complexity), plain, 1, 1)
+    expected = plain.answer_tokens * KIND_ANSWERS[kind] * COMPLEXITY_FACTOR[complexity]
+    assert size.most == math.ceil(expected)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hma.v1.task_pb2 import TaskResult
 from services.worker.recover import Condition, clean
 from services.worker.structured import (
     read_drafts,
@@ -150,3 +151,27 @@ def test_output_that_a_protobuf_could_not_carry_is_refused() -> None:
 )
 def test_schema_that_cannot_be_used_is_noticed(schema: object, sound: bool) -> None:
     assert (schema_fault(schema) is None) == sound
+
+
+@pytest.mark.parametrize("number", ["9" * 5000, "1e999", "-1e999", "9" * 400])
+def test_number_that_nobody_can_carry_is_no_crash(number: str) -> None:
+    text = f'{{"items": [{{"id": "q1", "answer": {number}}}], "year": {number}'
+    for written_ in (text, text + "}", text + ', "x": 1'):
+        read_drafts(written_, ["q1"])
+        output = read_output(written_, {"type": "object"})
+        if output.value is not None:
+            TaskResult().structured.update(output.value)
+
+
+@given(st.text(max_size=100))
+def test_whatever_is_read_in_an_own_schema_fits_a_protobuf(text: str) -> None:
+    for whole in (text, '{"a": "' + text, '{"a": [1, {"' + text + '": 2}]}'):
+        output = read_output(whole, SCHEMA)
+        if output.value is not None:
+            TaskResult().structured.update(output.value)
+
+
+def test_schema_that_refers_to_itself_without_end_is_a_fault_and_no_crash() -> None:
+    output = read_output('{"a": 1}', {"$ref": "#"})
+    assert output.faults
+    assert read_output('{"a": 1}', {"$ref": "#/$defs/gone"}).faults

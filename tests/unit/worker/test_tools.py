@@ -62,3 +62,13 @@ async def test_too_many_calls_in_a_round_are_not_carried_out() -> None:
 def test_unknown_names_are_told_apart() -> None:
     assert unknown_tools(["calculate", "browse", "browse"]) == ["browse"]
     assert [spec.name for spec in specs_of(["calculate", "calculate"])] == ["calculate"]
+
+
+@pytest.mark.parametrize(
+    "arguments", ["[" * 100_000, "\ud800{\x00", '{"query": "\\ud800"}', '{"query": "\\u0000"}']
+)
+async def test_hostile_arguments_come_back_as_words_that_can_be_sent(arguments: str) -> None:
+    call = ToolCall("1", "search_documents", arguments)
+    ((shown, result),) = await Toolbox(source(), ALL).run([call])
+    assert (shown + result).encode()
+    assert "\x00" not in shown + result
