@@ -87,6 +87,12 @@ class Route:
         """The server's root: where /health, /tokenize and /metrics are."""
         return self.base_url.removesuffix("/v1")
 
+    @property
+    def dearest(self) -> float:
+        """Most money that one token can cost here; 0 when tokens cost nothing."""
+        prices = self.prices
+        return max(prices.prompt, prices.cached_prompt, prices.completion) / 1e6
+
     def cost(self, *, prompt: int, cached_prompt: int, completion: int) -> float:
         """Money for these tokens.
 

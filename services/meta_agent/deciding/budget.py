@@ -9,6 +9,7 @@ then from the pool. So spent + unknown + outstanding + reserved <= budget, alway
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +21,12 @@ from services.meta_agent.job.state import PLAN_UID_PREFIX, REDUCE_UID_PREFIX, Jo
 
 REDUCE_OVERHEAD = 300
 """Prompt tokens of a reduce call besides the results: instructions, items, brief."""
+
+REDUCE_SHARE = 0.75
+"""Share of the context that results may fill in one prompt of the Reducer."""
+
+NOTES_TOKENS = 400
+"""Notes about one group of results, when they are reduced in a tree."""
 
 RESULT_TOKENS = 200
 """Size of a result whose task names no limit and has not ended."""
@@ -34,6 +41,7 @@ class Purse:
         planning: Kept for the Analyst until the plan is closed.
         committed: Per unsettled task: its allotment, less what it spent and holds.
         used: Per task: what its attempts spent, hold, or may have spent.
+        pool: Tokens that nobody has a claim on.
     """
 
     budget: int
@@ -44,11 +52,7 @@ class Purse:
     planning: int
     committed: Mapping[str, int]
     used: Mapping[str, int]
-
-    @property
-    def pool(self) -> int:
-        """Tokens that nobody has a claim on."""
-        return self.unspent - self.reserved - self.planning - sum(self.committed.values())
+    pool: int
 
     @property
     def unspent(self) -> int:
@@ -71,15 +75,17 @@ def purse_of(fold: JobFold, rules: Rules) -> Purse:
     }
     unspent = fold.budget - fold.spent - fold.unknown - outstanding
     reserved = min(reserve(fold, rules), max(unspent, 0))
+    planning = _planning(fold, rules, used)
     return Purse(
         budget=fold.budget,
         spent=fold.spent,
         unknown=fold.unknown,
         outstanding=outstanding,
         reserved=reserved,
-        planning=_planning(fold, rules, used),
+        planning=planning,
         committed=committed,
         used=used,
+        pool=unspent - reserved - planning - sum(committed.values()),
     )
 
 
@@ -93,6 +99,30 @@ def limit_of(task: TaskFold, purse: Purse, fold: JobFold) -> int:
     if task.task.max_tokens:
         limit = min(limit, task.task.max_tokens - purse.used.get(task.uid, 0))
     return max(limit, 0)
+
+
+def within_money(
+    tokens: int, fold: JobFold, rules: Rules, route: str, task: TaskFold | None = None
+) -> int:
+    """As many of `tokens` as the money that is left pays for on a route.
+
+    What runs or is unknown counts at the dearest price, so the money holds as the
+    tokens do.
+    """
+    dearest = rules.route(route).dearest
+    if dearest <= 0:
+        return tokens
+    limit = fold.created.budget.max_cost
+    if limit:
+        held = sum(
+            a.outstanding * rules.route(a.route).dearest for a in fold.attempts.values() if a.open
+        )
+        held += fold.unknown * max(r.dearest for r in rules.routes.values())
+        tokens = min(tokens, int((limit - fold.cost - held) / dearest))
+    if task is not None and task.task.max_cost:
+        used = sum(a.spent + a.unknown + a.outstanding for a in fold.attempts_of(task.uid))
+        tokens = min(tokens, int(task.task.max_cost / dearest) - used)
+    return max(tokens, 0)
 
 
 def plan_limit(fold: JobFold, rules: Rules) -> int:
@@ -139,7 +169,17 @@ def reserve(fold: JobFold, rules: Rules) -> int:
     results = sum(_result_tokens(task) for task in fold.tasks.values())
     if not fold.tasks:
         results = RESULT_TOKENS
-    return REDUCE_OVERHEAD + results + rules.answer_tokens
+    return REDUCE_OVERHEAD + results + _tree(results, fold, rules) + rules.answer_tokens
+
+
+def _tree(results: int, fold: JobFold, rules: Rules) -> int:
+    """What reading results in groups first costs, when they do not fit one prompt."""
+    room = int(rules.job_route(fold).context_tokens * REDUCE_SHARE)
+    if results <= room:
+        return 0
+    groups = math.ceil(results / max(room, 1))
+    # Each group is read once and its notes are written once and read once.
+    return groups * (REDUCE_OVERHEAD + 2 * NOTES_TOKENS)
 
 
 def _result_tokens(task: TaskFold) -> int:

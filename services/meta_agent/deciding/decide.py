@@ -31,11 +31,13 @@ class Decision:
         events: In order; empty when nothing is to be done now.
         wake_at: Database time in seconds; infinite when only an observation matters.
         seals: Whether the last event ends the job.
+        fold: The state after the events, as far as this driver knows the log.
     """
 
     events: tuple[job_pb2.JobEvent, ...]
     wake_at: float
     seals: bool
+    fold: JobFold
 
 
 def decide(fold: JobFold, observed: Observations, now: float, rules: Rules) -> Decision:
@@ -57,4 +59,4 @@ def decide(fold: JobFold, observed: Observations, now: float, rules: Rules) -> D
         dispatch_tasks(turn)  # what is ready, affordable and has a place
         advance_reduce(turn)  # all tasks ended: make the answer
         end_job(turn)  # answered, cancelled or out of time: seal
-    return Decision(tuple(turn.events), turn.wake_at, turn.fold.ended)
+    return Decision(tuple(turn.events), turn.wake_at, turn.fold.ended, turn.fold)

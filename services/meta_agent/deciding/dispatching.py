@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from hma.v1 import common_pb2, job_pb2
 from services.meta_agent.deciding.admitting import dependency_tokens
-from services.meta_agent.deciding.budget import limit_of, purse_of
+from services.meta_agent.deciding.budget import Purse, limit_of, purse_of, within_money
+from services.meta_agent.deciding.deadlines import work_deadline
 from services.meta_agent.deciding.estimate import estimate_task
 from services.meta_agent.deciding.retrying import next_try, workers_closed_until
 from services.meta_agent.deciding.routing import choose_route
@@ -18,19 +19,24 @@ def dispatch_tasks(turn: Turn) -> None:
     """Starts what can start now, the longest chains first."""
     if not turn.fold.tasks or turn.fold.cancelled is not None:
         return
-    if why_stop(turn.fold, turn.now, turn.rules.work_deadline(turn.fold)) is not None:
+    if why_stop(turn.fold, turn.now, work_deadline(turn.fold, turn.rules)) is not None:
         return
     ready = ready_tasks(turn.fold)
     below = heights(turn.fold)
     ready.sort(key=lambda task: (-below[task.uid], task.allotted == 0))
     closed_until = workers_closed_until(turn.fold, turn.rules)
+    _say_whether_workers_answer(turn, closed_until)
     if ready and turn.now < closed_until:
         turn.wake(closed_until)
         return
+    purse = purse_of(turn.fold, turn.rules)
     for task in ready:
         if turn.places <= 0:
             break
-        _start(turn, task)
+        decided = len(turn.events)
+        _start(turn, task, purse)
+        if len(turn.events) > decided:
+            purse = purse_of(turn.fold, turn.rules)
 
 
 def ready_tasks(fold: JobFold) -> list[TaskFold]:
@@ -52,7 +58,20 @@ def ready_tasks(fold: JobFold) -> list[TaskFold]:
     return ready
 
 
-def _start(turn: Turn, task: TaskFold) -> None:
+WAITING = "waits for Workers"
+
+
+def _say_whether_workers_answer(turn: Turn, closed_until: float) -> None:
+    """Keeps the job's reason true while its tasks cannot begin."""
+    fold = turn.fold
+    if closed_until:
+        last = next(a for a in reversed(fold.attempts.values()) if a.refused)  # type: ignore[call-overload]
+        turn.change_state(fold.state, f"{WAITING}: {last.result.failure.message}")
+    elif fold.reason.startswith(WAITING):
+        turn.change_state(fold.state, "tasks run")
+
+
+def _start(turn: Turn, task: TaskFold, purse: Purse) -> None:
     """Starts one task if that is possible now."""
     attempts = turn.fold.attempts_of(task.uid)
     if attempts:
@@ -60,7 +79,6 @@ def _start(turn: Turn, task: TaskFold) -> None:
         if turn.now < when:
             turn.wake(when)
             return
-    purse = purse_of(turn.fold, turn.rules)
     limit = limit_of(task, purse, turn.fold)
     failed = frozenset(a.route for a in attempts if not a.refused)
     route, reason = choose_route(
@@ -68,13 +86,14 @@ def _start(turn: Turn, task: TaskFold) -> None:
     )
     if not turn.route_state(route).ready:
         return  # the driver decides again when a route's state changes
+    limit = within_money(limit, turn.fold, turn.rules, route, task)
     estimate = estimate_task(
         task.task, turn.rules.route(route), dependency_tokens(turn.fold, task.task)
     )
     if limit < estimate.floor:
         _do_without(turn, task, limit, estimate.floor)
         return
-    deadline = min(turn.now + _timeout(turn, task), turn.rules.work_deadline(turn.fold))
+    deadline = min(turn.now + _timeout(turn, task), work_deadline(turn.fold, turn.rules))
     turn.start_attempt(
         task.uid,
         common_pb2.ROLE_WORKER,

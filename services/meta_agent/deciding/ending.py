@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from hma.v1 import attempt_pb2, common_pb2, job_pb2, task_pb2
 from services.meta_agent.deciding.assembling import assemble_answer
+from services.meta_agent.deciding.deadlines import LAST_MOMENT
 from services.meta_agent.deciding.receipt import ledger_of
 from services.meta_agent.deciding.reducing import (
-    LAST_MOMENT,
     answered,
     failed_for,
+    fell_back,
     gave_up,
     work_is_over,
 )
@@ -29,7 +30,7 @@ def end_job(turn: Turn) -> None:
     if fold.cancelled is not None:
         _end_cancelled(turn, fold.cancelled, out_of_time)
     elif answered(fold):
-        _finish_with(turn, fold.answer or task_pb2.Answer())
+        _finish_with(turn, fold.answer or task_pb2.Answer(), fell_back(fold))
     elif out_of_time or (work_is_over(fold) and gave_up(fold)):
         _end_without_reducer(turn)
     if not turn.fold.ended:
@@ -58,9 +59,11 @@ def _end_without_reducer(turn: Turn) -> None:
     _abandon_attempts(turn)
     _settle_rest(turn)
     if turn.fold.answer is not None:
-        _finish_with(turn, turn.fold.answer)
+        _finish_with(turn, turn.fold.answer, fell_back(turn.fold))
         return
-    _finish_with(turn, assemble_answer(turn.fold, failed_for(turn.fold)))
+    why = failed_for(turn.fold)
+    short = f"the answer was put together without the Reducer: {why}"
+    _finish_with(turn, assemble_answer(turn.fold, why), short)
 
 
 def _settle_rest(turn: Turn) -> None:
@@ -74,23 +77,32 @@ def _settle_rest(turn: Turn) -> None:
             turn.settle_task(task, state, why)
 
 
-def _finish_with(turn: Turn, answer: task_pb2.Answer) -> None:
-    state, reason = judge(turn.fold, answer)
+def _finish_with(turn: Turn, answer: task_pb2.Answer, short: str) -> None:
+    state, reason = judge(turn.fold, answer, short)
     _finish(turn, state, reason, answer if answer.text or answer.items else None)
 
 
-def judge(fold: JobFold, answer: task_pb2.Answer) -> tuple[job_pb2.JobState.ValueType, str]:
+def judge(
+    fold: JobFold, answer: task_pb2.Answer, short: str = ""
+) -> tuple[job_pb2.JobState.ValueType, str]:
     """How a job with this answer ended, and why.
 
-    SUCCEEDED when every task did and nothing is missing; PARTIAL when there is an
-    answer at all; FAILED otherwise.
+    SUCCEEDED when every task did, nothing is missing and the answer was made as it
+    should be; PARTIAL when there is an answer at all; FAILED otherwise.
+
+    Args:
+        fold: The job.
+        answer: Its answer.
+        short: What is wrong with how the answer was made; empty when nothing is.
     """
-    short = [t for t in fold.tasks.values() if t.state != job_pb2.TASK_STATE_SUCCEEDED]
+    unfinished = [t for t in fold.tasks.values() if t.state != job_pb2.TASK_STATE_SUCCEEDED]
     if not answer.text and not answer.items:
         return job_pb2.JOB_STATE_FAILED, _first_reason(fold, "there is nothing to answer with")
-    if answer.missing or short or fold.unfunded:
-        count = len(answer.missing) or len(short) or len(fold.unfunded)
+    if answer.missing or unfinished or fold.unfunded:
+        count = len(answer.missing) or len(unfinished) or len(fold.unfunded)
         return job_pb2.JOB_STATE_PARTIAL, _first_reason(fold, f"{count} parts are not whole")
+    if short:
+        return job_pb2.JOB_STATE_PARTIAL, short
     return job_pb2.JOB_STATE_SUCCEEDED, "everything that was asked is answered"
 
 

@@ -10,6 +10,7 @@ from services.meta_agent.deciding.budget import (
     plan_limit,
     purse_of,
     reduce_limit,
+    within_money,
 )
 from services.meta_agent.deciding.observed import Ended, Intended, Planned, Refused
 from services.meta_agent.deciding.turn import Turn
@@ -83,6 +84,12 @@ def covered(grant: attempt_pb2.Grant, intent: attempt_pb2.CallIntent) -> bool:
 
 
 def _limit(turn: Turn, attempt: AttemptFold) -> int:
+    tokens = _tokens(turn, attempt)
+    task = turn.fold.tasks.get(attempt.uid)
+    return within_money(tokens, turn.fold, turn.rules, attempt.route, task)
+
+
+def _tokens(turn: Turn, attempt: AttemptFold) -> int:
     if attempt.role == common_pb2.ROLE_REDUCER:
         return reduce_limit(turn.fold, turn.rules)
     if attempt.uid.startswith(PLAN_UID_PREFIX):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from services.meta_agent.deciding.deadlines import stop_grace
 from services.meta_agent.deciding.turn import Turn
 from services.meta_agent.job.state import AttemptFold
 
@@ -25,7 +26,8 @@ def _last_moment(turn: Turn, attempt: AttemptFold) -> tuple[float, str]:
     rules = turn.rules
     moments = [(attempt.deadline + 2 * rules.stop_grace, "did not end in its time")]
     if attempt.stop is not None:
-        moments.append((attempt.stop_time + rules.stop_grace, "did not end after it was stopped"))
+        grace = stop_grace(turn.fold, rules, attempt.stop_time)
+        moments.append((attempt.stop_time + grace, "did not end after it was stopped"))
     if attempt.epoch != turn.fold.epoch:
         moments.append((turn.fold.claimed + rules.report_grace, "its driver was lost"))
     broken = turn.observed.broken.get(attempt.key)

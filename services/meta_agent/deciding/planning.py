@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from hma.v1 import attempt_pb2, common_pb2, job_pb2, task_pb2
 from services.meta_agent.deciding.admitting import admit_task, unclaimed_items
-from services.meta_agent.deciding.budget import plan_limit
+from services.meta_agent.deciding.budget import plan_limit, within_money
+from services.meta_agent.deciding.deadlines import work_deadline
 from services.meta_agent.deciding.retrying import next_try
 from services.meta_agent.deciding.shape import decide_shape, single_task
 from services.meta_agent.deciding.stopping import why_stop
@@ -20,7 +21,7 @@ def advance_plan(turn: Turn) -> None:
     """Moves planning on as far as it goes now."""
     if turn.fold.plan_closed is not None or turn.fold.cancelled is not None:
         return
-    why = why_stop(turn.fold, turn.now, turn.rules.work_deadline(turn.fold))
+    why = why_stop(turn.fold, turn.now, work_deadline(turn.fold, turn.rules))
     if why is not None:
         if turn.fold.open_attempt(PLAN_UID) is None:
             _close(turn, attempt_pb2.PLAN_SOURCE_UNSPECIFIED, why.message, why)
@@ -68,6 +69,11 @@ def _ask_analyst(turn: Turn) -> None:
         _accept_outcome(turn, last.result.plan)
         return
     tries = [a for a in attempts if not a.refused]
+    if turn.fold.tasks and not unclaimed_items(turn.fold):
+        # All that was asked has a task: another plan would only ask for it again.
+        reason = f"the Analyst ended before its last word: {_why(last)}"
+        _close(turn, attempt_pb2.PLAN_SOURCE_MIXED, reason)
+        return
     if len(tries) < PLAN_TRIES and len(attempts) < 4 * PLAN_TRIES:
         when = next_try(turn.rules, attempts)
         if turn.now >= when:
@@ -81,7 +87,8 @@ def _ask_analyst(turn: Turn) -> None:
 def _start(turn: Turn) -> None:
     route = turn.rules.job_route(turn.fold)
     tokens = plan_limit(turn.fold, turn.rules) if route.profile.can_plan else 0
-    left = turn.rules.work_deadline(turn.fold) - turn.now
+    tokens = within_money(tokens, turn.fold, turn.rules, route.name)
+    left = work_deadline(turn.fold, turn.rules) - turn.now
     # Half of what is left is the most that planning may take of the job's time.
     deadline = turn.now + min(turn.rules.plan_timeout, 0.5 * left)
     turn.start_attempt(

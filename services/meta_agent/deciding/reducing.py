@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from hma.v1 import attempt_pb2, common_pb2, job_pb2, reducer_pb2
-from services.meta_agent.deciding.budget import reduce_limit, reduce_mode, reserve
+from services.meta_agent.deciding.budget import (
+    reduce_limit,
+    reduce_mode,
+    reserve,
+    within_money,
+)
+from services.meta_agent.deciding.deadlines import LAST_MOMENT, reduce_deadline
 from services.meta_agent.deciding.retrying import next_try
 from services.meta_agent.deciding.routing import reducing_route
 from services.meta_agent.deciding.turn import Turn
@@ -11,10 +17,6 @@ from services.meta_agent.job.state import REDUCE_UID_PREFIX, JobFold
 
 REDUCE_UID = f"{REDUCE_UID_PREFIX}1"
 REDUCE_TRIES = 2
-
-LAST_MOMENT = 0.3
-"""Seconds before the deadline at which the answer is put together without the
-Reducer: enough to commit and send it."""
 
 
 def work_is_over(fold: JobFold) -> bool:
@@ -43,7 +45,7 @@ def advance_reduce(turn: Turn) -> None:
         common_pb2.ROLE_REDUCER,
         route=reducing_route(turn.fold, turn.rules),
         tokens=_grant(turn),
-        deadline=fold.deadline - LAST_MOMENT,
+        deadline=reduce_deadline(turn.fold, turn.now),
     )
 
 
@@ -69,12 +71,24 @@ def _grant(turn: Turn) -> int:
         return 0
     if not any(task.result is not None for task in turn.fold.tasks.values()):
         return 0  # nothing to write about
-    return min(reserve(turn.fold, turn.rules), reduce_limit(turn.fold, turn.rules))
+    tokens = min(reserve(turn.fold, turn.rules), reduce_limit(turn.fold, turn.rules))
+    route = reducing_route(turn.fold, turn.rules)
+    return within_money(tokens, turn.fold, turn.rules, route)
 
 
 def answered(fold: JobFold) -> bool:
     """Whether the Reducer has given its answer and nothing is open any more."""
     return fold.answer is not None and not any(True for _ in fold.open_attempts())
+
+
+def fell_back(fold: JobFold) -> str:
+    """Why the Reducer's answer is not the one it was asked for; empty when it is."""
+    for attempt in fold.attempts_of(REDUCE_UID):
+        result = attempt.result
+        if result is not None and result.HasField("answer"):
+            whole = result.state == attempt_pb2.ATTEMPT_STATE_SUCCEEDED
+            return "" if whole else result.failure.message
+    return ""
 
 
 def failed_for(fold: JobFold) -> str:

@@ -26,6 +26,25 @@ CLOSED_AFTER = 3
 """Refusals in a row after which no other task is tried for a while."""
 
 
+FREE = frozenset(
+    {
+        common_pb2.FAILURE_CLASS_TRANSIENT,
+        common_pb2.FAILURE_CLASS_RATE_LIMITED,
+        common_pb2.FAILURE_CLASS_UNSPECIFIED,
+    }
+)
+"""A refusal of these classes costs no try: the service is full, or not there yet."""
+
+
+def is_free(attempt: AttemptFold) -> bool:
+    """Whether the service merely had no place, so that the try does not count."""
+    return (
+        attempt.refused
+        and attempt.result is not None
+        and attempt.result.failure.failure_class in FREE
+    )
+
+
 def is_retried(attempt: AttemptFold) -> bool:
     """Whether another attempt may go better than this one, which has ended."""
     if attempt.status is AttemptStatus.LOST:
@@ -36,8 +55,8 @@ def is_retried(attempt: AttemptFold) -> bool:
 
 
 def counted(attempts: Sequence[AttemptFold]) -> int:
-    """Tries that count: a refusal cost nothing and is not one."""
-    return sum(not attempt.refused for attempt in attempts)
+    """Tries that count: being told that there is no place is not one."""
+    return sum(not is_free(attempt) for attempt in attempts)
 
 
 def workers_closed_until(fold: JobFold, rules: Rules) -> float:

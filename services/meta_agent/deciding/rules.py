@@ -22,7 +22,8 @@ class Rules:
         stop_grace: How long a stopped attempt may take to report before it is lost.
         report_grace: How long a broken stream's result is waited for: the
             service's heartbeat limit (3 s) plus a margin for its report.
-        reduce_time: Time kept free before the deadline to make the answer.
+        reduce_time: Time kept free before the deadline to make the answer, besides the
+            time that prose takes.
         answer_tokens: Most completion tokens of the Reducer's prose.
         safe_context: Share of a route's context that documents may fill.
         backoff_base, backoff_max: Wait before the next try at a task.
@@ -53,11 +54,6 @@ class Rules:
     def attempts_allowed(self, fold: JobFold) -> int:
         """Tries per task."""
         return fold.created.policy.max_attempts or self.max_attempts
-
-    def work_deadline(self, fold: JobFold) -> float:
-        """When work must stop so that the answer is there in time."""
-        total = max(fold.deadline - fold.create_time, 0.0)
-        return fold.deadline - min(self.reduce_time, 0.2 * total)
 
     def cost(self, call: attempt_pb2.CallUsage) -> float:
         """Money for one call at its route's prices."""

@@ -13,18 +13,17 @@ import math
 from collections.abc import Sequence
 
 from hma.llm.routes import Route
+from hma.text.items import read_request
 from hma.text.tokens import approximate_tokens
 from hma.v1 import common_pb2, job_pb2, task_pb2
 from services.meta_agent.deciding.budget import REDUCE_OVERHEAD, reserve
+from services.meta_agent.deciding.deadlines import TOKENS_PER_SECOND, work_deadline
 from services.meta_agent.deciding.estimate import estimate_task
 from services.meta_agent.deciding.rules import Rules
 from services.meta_agent.job.state import JobFold
 
 PLAN_COMPLETION = 300
 """Completion tokens of a lean plan."""
-
-TOKENS_PER_SECOND = 30.0
-"""Completion speed of one stream that a deadline is checked against; cautious."""
 
 
 def decide_shape(fold: JobFold, rules: Rules) -> job_pb2.ShapeDecided:
@@ -64,7 +63,7 @@ def _choose(
     if documents > safe and items != 1:
         return team, f"about {documents} tokens of documents exceed a safe context of {safe}"
     completion = max(items, 1) * route.profile.answer_tokens
-    if completion / TOKENS_PER_SECOND > rules.work_deadline(fold) - fold.create_time:
+    if completion / TOKENS_PER_SECOND > work_deadline(fold, rules) - fold.create_time:
         return team, "one agent would not be done before the deadline"
     return single, "one agent can do it: a team would repeat its prompt for every task"
 
@@ -105,10 +104,15 @@ def single_task(
 ) -> task_pb2.Task:
     """One task for everything that `items` holds, over all documents."""
     kind = common_pb2.TASK_KIND_ANSWER if items else common_pb2.TASK_KIND_WRITE
+    instruction = created.task_description
+    if items:
+        # The items carry their own words; what is left is how to answer them.
+        request = read_request(created.task_description)
+        instruction = " ".join((*request.prose, *request.constraints)) or "Answer each item."
     return task_pb2.Task(
         id=task_id,
         title="everything in one task",
-        instruction=created.task_description[:8000],
+        instruction=instruction,
         complexity=common_pb2.COMPLEXITY_MEDIUM,
         kind=kind,
         items=items,

@@ -5,18 +5,19 @@ from __future__ import annotations
 import math
 
 from hma.v1 import attempt_pb2, common_pb2, job_pb2
+from services.meta_agent.deciding.deadlines import work_deadline
 from services.meta_agent.deciding.turn import Turn
 from services.meta_agent.job.state import JobFold
 
 
-def why_stop(fold: JobFold, now: float, work_deadline: float) -> common_pb2.Failure | None:
+def why_stop(fold: JobFold, now: float, late: float) -> common_pb2.Failure | None:
     """Why no more work may be started; None while it may."""
     if fold.cancelled is not None:
         return _because(common_pb2.FAILURE_CLASS_CANCELLED, "the job was cancelled", fold.cancelled)
     if fold.interrupted is not None:
         words = "the job was interrupted: answer now"
         return _because(common_pb2.FAILURE_CLASS_CANCELLED, words, fold.interrupted)
-    if now >= work_deadline:
+    if now >= late:
         return _because(common_pb2.FAILURE_CLASS_TIMEOUT, "the deadline is near", "")
     if fold.created.policy.failure_policy == job_pb2.FAILURE_POLICY_FAIL_FAST:
         failed = next(
@@ -33,15 +34,16 @@ def stop_work(turn: Turn) -> None:
     if turn.fold.cancelled is not None:
         _stop_all(turn, attempt_pb2.STOP_REASON_CANCEL, "the job was cancelled")
         return
-    work_deadline = turn.rules.work_deadline(turn.fold)
-    turn.wake(work_deadline if turn.now < work_deadline else turn.fold.deadline)
-    why = why_stop(turn.fold, turn.now, work_deadline)
+    late = work_deadline(turn.fold, turn.rules)
+    turn.wake(late if turn.now < late else turn.fold.deadline)
+    why = why_stop(turn.fold, turn.now, late)
     if why is not None:
         late = why.failure_class == common_pb2.FAILURE_CLASS_TIMEOUT
         reason = attempt_pb2.STOP_REASON_TIMEOUT if late else attempt_pb2.STOP_REASON_INTERRUPT
         _stop_all(turn, reason, why.message, reducing=False)
     _stop_late_attempts(turn)
     _stop_late_layers(turn)
+    _stop_needless(turn)
 
 
 def _stop_all(
@@ -50,6 +52,16 @@ def _stop_all(
     for attempt in list(turn.fold.open_attempts()):
         if reducing or attempt.role != common_pb2.ROLE_REDUCER:
             turn.stop_attempt(attempt, reason, note)
+
+
+def _stop_needless(turn: Turn) -> None:
+    """Ends attempts at what another one has done: its report came late, but first."""
+    for attempt in list(turn.fold.open_attempts()):
+        done = turn.fold.has_succeeded(attempt.uid)
+        if attempt.role == common_pb2.ROLE_REDUCER:
+            done = turn.fold.answer is not None
+        if done:
+            turn.stop_attempt(attempt, attempt_pb2.STOP_REASON_CANCEL, "it is done already")
 
 
 def _stop_late_attempts(turn: Turn) -> None:

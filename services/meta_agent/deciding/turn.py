@@ -109,6 +109,7 @@ class Turn:
                 route_reason=route_reason,
             )
         )
+        self.wake(deadline)
 
     def stop_attempt(
         self, attempt: AttemptFold, reason: attempt_pb2.StopReason.ValueType, note: str
@@ -120,6 +121,8 @@ class Turn:
                     ref=self.ref(attempt), reason=reason, note=note
                 )
             )
+            # How long it may take to report is for the next decision to see.
+            self.wake(self.now)
 
     def lose_attempt(self, attempt: AttemptFold, reason: str) -> None:
         """Gives an open attempt up: what it held may be spent, and is booked so."""
@@ -145,6 +148,9 @@ class Turn:
                 refunded_tokens=max(task.allotted - used, 0),
             )
         )
+        # What follows from it (dependents, stops, refunds) may be for rules that have
+        # had their turn: decide again at once.
+        self.wake(self.now)
 
 
 def _open_workers(fold: JobFold) -> int:

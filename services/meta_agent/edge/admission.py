@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from hma.errors import InvalidRequest
+from hma.errors import FieldViolation, InvalidRequest
 from hma.llm.routes import Routes
 from hma.rpc.validation import Violations
 from hma.text.items import find_items
@@ -193,6 +193,7 @@ def _check_affordable(
     spec: job_pb2.JobSpec, created: job_pb2.JobCreated, admission: Admission
 ) -> None:
     route = admission.routes.choose(created.policy.route)
+    _check_priced(created, admission)
     least = minimum_tokens(created, route)
     if created.budget.max_tokens >= least:
         return
@@ -202,3 +203,26 @@ def _check_affordable(
         f"{created.budget.max_tokens:,} tokens cannot pay for a single call on route "
         f"{route.name}: this job needs {least:,} at least",
     )
+
+
+def _check_priced(created: job_pb2.JobCreated, admission: Admission) -> None:
+    """A limit in money means nothing where tokens have no price."""
+    limits = [("job.budget.max_cost", created.budget.max_cost)]
+    limits += [
+        (f"job.plan.tasks[{index}].max_cost", task.max_cost)
+        for index, task in enumerate(created.plan.tasks)
+    ]
+    free = [route.name for route in admission.routes.values() if route.dearest <= 0]
+    if created.policy.route:
+        free = [name for name in free if name == created.policy.route]
+    violations = [
+        FieldViolation(
+            field,
+            f"route {free[0]} has no price: set HMA_LLM_PRICE_PROMPT and "
+            "HMA_LLM_PRICE_COMPLETION, or limit tokens only",
+        )
+        for field, limit in limits
+        if limit and free
+    ]
+    if violations:
+        raise InvalidRequest(violations)

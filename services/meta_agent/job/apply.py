@@ -13,7 +13,7 @@ from itertools import zip_longest
 from types import MappingProxyType
 from typing import TypeVar
 
-from hma.v1 import attempt_pb2, job_pb2
+from hma.v1 import attempt_pb2, common_pb2, job_pb2, task_pb2
 from services.meta_agent.job.state import (
     REDUCE_UID_PREFIX,
     AttemptFold,
@@ -197,13 +197,40 @@ def _finish(
 
 
 def _keep_result(fold: JobFold, attempt: AttemptFold) -> JobFold:
-    """The first whole result of a task wins; until then the fullest one does."""
+    """The first whole result of a task wins; until then answers are collected by item."""
     task, result = fold.tasks.get(attempt.uid), attempt.result
     if task is None or task.settled or result is None or not result.HasField("task"):
         return fold
-    if task.result is not None and len(task.result.items) > len(result.task.items):
+    others = (a for a in fold.attempts_of(attempt.uid) if a.key != attempt.key)
+    if any(other.succeeded for other in others):
         return fold
-    return replace(fold, tasks=_put(fold.tasks, task.uid, replace(task, result=result.task)))
+    kept = result.task
+    if task.result is not None and not attempt.succeeded:
+        kept = _merged(task.result, result.task)
+    return replace(fold, tasks=_put(fold.tasks, task.uid, replace(task, result=kept)))
+
+
+def _merged(before: task_pb2.TaskResult, after: task_pb2.TaskResult) -> task_pb2.TaskResult:
+    """Both attempts' answers; a model's stands over an extract, else the later one."""
+    answers = {item.item_id: item for item in before.items}
+    for item in after.items:
+        old = answers.get(item.item_id)
+        if old is None or _is_read(item) or not _is_read(old):
+            answers[item.item_id] = item
+    merged = task_pb2.TaskResult()
+    merged.CopyFrom(after)
+    if before.HasField("structured") and not after.HasField("structured"):
+        merged.structured.CopyFrom(before.structured)
+    del merged.items[:]
+    merged.items.extend(answers.values())
+    missing = [gap for gap in after.missing if gap.item_id not in answers]
+    del merged.missing[:]
+    merged.missing.extend(missing)
+    return merged
+
+
+def _is_read(item: task_pb2.ItemAnswer) -> bool:
+    return item.origin != common_pb2.ORIGIN_EXTRACT
 
 
 def _settle(

@@ -104,6 +104,12 @@ class AttemptFold:
         return self.grant.tokens
 
     @property
+    def succeeded(self) -> bool:
+        """Whether it brought all that was asked."""
+        whole = attempt_pb2.ATTEMPT_STATE_SUCCEEDED
+        return self.result is not None and self.result.state == whole
+
+    @property
     def refused(self) -> bool:
         """Whether the service turned it away before it began."""
         return self.result is not None and self.result.state == attempt_pb2.ATTEMPT_STATE_REFUSED
@@ -207,6 +213,10 @@ class JobFold:
     def open_attempt(self, uid: str) -> AttemptFold | None:
         """The attempt at `uid` that is open; None when there is none."""
         return next((a for a in self.open_attempts() if a.uid == uid), None)
+
+    def has_succeeded(self, uid: str) -> bool:
+        """Whether an attempt at `uid` brought all that was asked."""
+        return any(a.succeeded for a in self.attempts.values() if a.uid == uid)
 
     def task_by_id(self, task_id: str) -> TaskFold | None:
         """A task by the id it has in its plan."""

@@ -130,6 +130,7 @@ def test_budget_for_some_items_answers_those_and_says_why_others_are_missing() -
     assert any("the budget does not pay for it" in reason for reason in reasons)
     # The others needed one of those.
     assert all("the budget" in reason or "which it needs" in reason for reason in reasons)
+    assert fold.end_time - START < 60, "it waited for money that could not come"
     check_end(world)
 
 
