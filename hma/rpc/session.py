@@ -123,6 +123,7 @@ class AttemptSession(Generic[StartT]):
         self._result: attempt_pb2.AttemptResult | None = None
         self._acked = False
         self._lost = False
+        self._unfinished = False
         self._settled = asyncio.Event()
         self._last_beat = asyncio.get_running_loop().time()
 
@@ -140,11 +141,12 @@ class AttemptSession(Generic[StartT]):
                         group.create_task(self._watch()),
                     ]
                     self._result = await self._perform()
-                    await self._deliver(self._result)
+                    if self._result is not None:
+                        await self._deliver(self._result)
                     for helper in helpers:
                         helper.cancel()
             except asyncio.CancelledError:
-                if not self._acked:
+                if not self._acked and not self._unfinished:
                     self._report(self._result or self._completed(self._failed(*_CANCELLED)))
                 raise
             finally:
@@ -231,8 +233,13 @@ class AttemptSession(Generic[StartT]):
             except TimeoutError:
                 continue
 
-    async def _perform(self) -> attempt_pb2.AttemptResult:
-        """Runs the work; bounded once it was told to stop."""
+    async def _perform(self) -> attempt_pb2.AttemptResult | None:
+        """Runs the work; bounded once it was told to stop.
+
+        None when it did not end even so. What its running call costs is not known then,
+        and a result without that call would say that it cost nothing. Without a result
+        the driver loses the attempt, and books what was granted as unknown.
+        """
         work = asyncio.ensure_future(self._work(self._start, self.attempt))
         stop = asyncio.create_task(self.attempt.stop.wait())
         try:
@@ -243,15 +250,17 @@ class AttemptSession(Generic[StartT]):
             stop.cancel()
             if not work.done():
                 work.cancel()
+                self._unfinished = True  # also when this wait is cancelled
                 await asyncio.wait({work}, timeout=self._timing.cancel_grace)
+            self._unfinished = not work.done()
+        if self._unfinished:
+            _log.error("work did not end when it was cancelled")
+            return None
         return self._completed(self._outcome_of(work))
 
     def _outcome_of(
         self, work: asyncio.Future[attempt_pb2.AttemptResult]
     ) -> attempt_pb2.AttemptResult:
-        if not work.done():
-            _log.error("work did not end when it was cancelled")
-            return self._failed(*self._why_stopped())
         if work.cancelled():
             return self._failed(*self._why_stopped())
         error = work.exception()

@@ -23,11 +23,12 @@ _SERVICE = analyst_pb2.DESCRIPTOR.services_by_name["AnalystService"].full_name
 async def main(settings: AnalystSettings) -> None:
     """Serves until told to stop."""
     routes = load_routes(settings.llm, os.environ)
+    registry = new_registry()
     async with (
         open_channel(settings.meta_agent_address, settings.channel) as channel,
         OpenAICompatible(settings.llm) as llm,
-        Reporter(channel) as reporter,
-        Slots(settings.max_concurrent) as slots,
+        Reporter(channel, registry=registry) as reporter,
+        Slots(settings.max_concurrent, registry=registry) as slots,
     ):
         servicer = AnalystServicer(llm, routes, slots, reporter)
         register = partial(analyst_pb2_grpc.add_AnalystServiceServicer_to_server, servicer)
@@ -35,7 +36,7 @@ async def main(settings: AnalystSettings) -> None:
             settings.server,
             [Service(_SERVICE, register)],
             readiness=servicer.readiness,
-            registry=new_registry(),
+            registry=registry,
         )
 
 

@@ -24,11 +24,12 @@ _SERVICE = reducer_pb2.DESCRIPTOR.services_by_name["ReducerService"].full_name
 async def main(settings: ReducerSettings) -> None:
     """Serves until told to stop."""
     routes = load_routes(settings.llm, os.environ)
+    registry = new_registry()
     async with (
         open_channel(settings.meta_agent_address, settings.channel) as channel,
         OpenAICompatible(settings.llm) as llm,
-        Reporter(channel) as reporter,
-        Slots(settings.max_concurrent) as slots,
+        Reporter(channel, registry=registry) as reporter,
+        Slots(settings.max_concurrent, registry=registry) as slots,
     ):
         reader = DocumentReader(channel, settings.document_cache)
         servicer = ReducerServicer(llm, routes, reader, slots, reporter)
@@ -37,7 +38,7 @@ async def main(settings: ReducerSettings) -> None:
             settings.server,
             [Service(_SERVICE, register)],
             readiness=servicer.readiness,
-            registry=new_registry(),
+            registry=registry,
         )
 
 

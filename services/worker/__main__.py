@@ -30,8 +30,8 @@ async def main(settings: WorkerSettings) -> None:
     async with (
         open_channel(settings.meta_agent_address, settings.channel) as channel,
         OpenAICompatible(settings.llm) as llm,
-        Reporter(channel) as reporter,
-        Slots(settings.max_concurrent) as slots,
+        Reporter(channel, registry=registry) as reporter,
+        Slots(settings.max_concurrent, registry=registry) as slots,
     ):
         # Half for contents, half for what was made of them: tasks that read different
         # sections of a document have their own indexes, but it is fetched once.

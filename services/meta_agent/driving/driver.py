@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from hma.errors import Fenced
 from hma.v1 import common_pb2, job_pb2
-from services.meta_agent.deciding.decide import Decision, decide
+from services.meta_agent.deciding.decide import decide
 from services.meta_agent.deciding.dispatching import ready_tasks
 from services.meta_agent.deciding.observed import Observations
 from services.meta_agent.deciding.rules import Rules
@@ -49,7 +49,8 @@ class Surroundings:
     Attributes:
         held: Whether this replica's lease is held, seen from here and now.
         observers: Told of every event that this replica commits or reads while it
-            drives, with the state after it. They must not wait and must not fail.
+            drives, and of what no driver has read before, with the states before and
+            after it. They must not wait and must not fail.
     """
 
     log: JobLog
@@ -61,7 +62,7 @@ class Surroundings:
     capacity: Capacity
     board: ProgressBoard
     held: Callable[[], bool]
-    observers: Sequence[Callable[[job_pb2.JobEvent, JobFold], None]] = ()
+    observers: Sequence[Callable[[job_pb2.JobEvent, JobFold, JobFold], None]] = ()
 
 
 class JobDriver:
@@ -80,6 +81,8 @@ class JobDriver:
         self._news = asyncio.Event()
         self._streams = Streams(around.services, around.clock, self._news.set)
         self._shown = 0.0
+        self._decided = False
+        self._budget_changed = False
 
     @property
     def ready_tasks(self) -> int:
@@ -107,7 +110,7 @@ class JobDriver:
             await asyncio.gather(listener, return_exceptions=True)
 
     async def _take_over(self) -> None:
-        await self._read()
+        await self._read_first()
         claimed = job_pb2.JobClaimed(replica=self._replica, epoch=self._claimed.epoch)
         event = job_pb2.JobEvent(
             job_id=self._claimed.job_id,
@@ -116,48 +119,52 @@ class JobDriver:
             epoch=self._claimed.epoch,
             job_claimed=claimed,
         )
-        await self._commit((event,), seals=False)
+        await self._commit((event,), apply(self._fold, event), seals=False)
 
     async def _step(self) -> float:
         """One decision, committed and carried out; returns when to wake."""
-        around = self._around
+        around, job_id = self._around, self._claimed.job_id
         self._news.clear()
-        if around.notifications.known(self._fold.job_id) > self._fold.version:
+        if around.notifications.known(job_id) > self._fold.version:
             await self._read()
         inbox = self._streams.inbox()
         observed = Observations(
             inbox=inbox,
             broken=self._streams.broken(),
-            slots=around.capacity.free,
+            slots=around.capacity.free_for(job_id),
             routes=around.routes.states,
         )
         now = around.clock.now()
         decision = decide(self._fold, observed, now, around.rules)
-        # No await since `free` was read: places are booked before anybody else decides.
-        around.capacity.hold(self._fold.job_id, _workers(self._fold, decision))
-        if decision.events and not await self._commit(decision.events, seals=decision.seals):
-            return now  # the log had moved: decide again, with the same inbox
+        # No await since `free_for`: places are booked before anybody else decides.
+        workers = _workers(decision.fold)
+        no_place = observed.slots + _workers(self._fold) - workers <= 0
+        waits = no_place and not decision.fold.ended and bool(ready_tasks(decision.fold))
+        around.capacity.hold(job_id, workers, self._news.set if waits else None)
+        if decision.events:
+            self._decided = True
+            if not await self._commit(decision.events, decision.fold, seals=decision.seals):
+                return now  # the log had moved: decide again, with the same inbox
         self._streams.taken(len(inbox))
         if not around.held():
             # Woken after a long stop: another replica may be at this very job.
             raise Fenced("the lease of this replica is lost")
         self._streams.carry_out(self._fold, around.clock.now(), around.rules)
-        if not self._fold.ended and observed.slots <= 0 and ready_tasks(self._fold):
-            around.capacity.wait(self._fold.job_id, self._news.set)
-        self._show(force=bool(decision.events))
+        self._show()
         return decision.wake_at
 
-    async def _commit(self, events: tuple[job_pb2.JobEvent, ...], *, seals: bool) -> bool:
+    async def _commit(
+        self, events: tuple[job_pb2.JobEvent, ...], after: JobFold, *, seals: bool
+    ) -> bool:
         """Appends, then folds what is in the log. False when sealing found news."""
-        after = self._fold
-        for event in events:
-            after = apply(after, event)
+        # A budget that did not change here may have changed in the row.
+        budget = after.budget if self._budget_changed else None
         before = self._fold.version
         append = Append(
             job_id=self._claimed.job_id,
             epoch=self._claimed.epoch,
             events=events,
-            summary=JobSummary(after.state, after.reason, after.spent, after.budget),
+            summary=JobSummary(after.state, after.reason, after.spent, budget),
             seal=seals,
             expected_version=before if seals else None,
         )
@@ -166,6 +173,7 @@ class JobDriver:
         except VersionMoved:
             await self._read()
             return False
+        self._budget_changed = False
         if version == before + len(events):
             for place, event in enumerate(events, before + 1):
                 event.sequence = place
@@ -180,19 +188,41 @@ class JobDriver:
         job_id = self._claimed.job_id
         while events := await self._around.log.read(job_id, self._fold.version, PAGE):
             for event in events:
-                # What is in the log at the claim was recorded by those who drove before.
-                if event.sequence <= self._claimed.version:
-                    self._fold = apply(self._fold, event)
-                else:
-                    self._take(event)
+                self._take(event)
             if len(events) < PAGE:
                 return
 
+    async def _read_first(self) -> None:
+        """Folds the log as it is found, and observes only what nobody has observed.
+
+        Whoever appended as the driver had read what was before. What others have added
+        since then, nobody may have read.
+        """
+        job_id, unread, after = self._claimed.job_id, list[job_pb2.JobEvent](), 0
+        while events := await self._around.log.read(job_id, after, PAGE):
+            after = events[-1].sequence
+            for event in events:
+                unread.append(event)
+                if event.epoch > 0:
+                    for known in unread:
+                        self._apply(known)
+                    unread.clear()
+            if len(events) < PAGE:
+                break
+        for event in unread:
+            self._take(event)
+
     def _take(self, event: job_pb2.JobEvent) -> None:
-        self._fold = apply(self._fold, event)
+        before = self._fold
+        self._apply(event)
         self._around.capacity.observe(event, self._fold)
         for observe in self._around.observers:
-            observe(event, self._fold)
+            observe(event, before, self._fold)
+
+    def _apply(self, event: job_pb2.JobEvent) -> None:
+        self._fold = apply(self._fold, event)
+        if event.HasField("budget_granted"):
+            self._budget_changed = True
 
     async def _wait(self, wake_at: float) -> None:
         """Until something happens or it is time."""
@@ -206,28 +236,31 @@ class JobDriver:
                 async with asyncio.timeout(min(pause, PROGRESS_INTERVAL)):
                     await self._news.wait()
             except TimeoutError:
-                self._show(force=False)
+                self._show()
 
     async def _listen(self) -> None:
         """Turns notifications about the log into news."""
+        notifications, job_id = self._around.notifications, self._claimed.job_id
         while True:
             version = max(self._fold.version, self._claimed.version)
-            if await self._around.notifications.wait(self._claimed.job_id, version, LOOK_AGAIN):
-                self._news.set()
-                # Until the step that follows has read, this would spin.
+            if await notifications.wait(job_id, version, LOOK_AGAIN):
+                # What the driver commits itself is folded by then, and is no news. Until
+                # the step that follows has read the others', this would spin.
                 await asyncio.sleep(0.02)
+                if notifications.known(job_id) > self._fold.version:
+                    self._news.set()
 
-    def _show(self, *, force: bool) -> None:
-        """Publishes what runs, at most four times a second unless something was decided."""
+    def _show(self) -> None:
+        """Publishes what changed, at most four times a second; the end at once."""
         now = self._around.clock.now()
-        if not force and (not self._streams.moved or now - self._shown < PROGRESS_INTERVAL):
+        changed = self._decided or self._streams.moved
+        if not changed or (now - self._shown < PROGRESS_INTERVAL and not self._fold.ended):
             return
         self._shown = now
+        self._decided = False
         self._around.board.publish(self._streams.snapshot(self._fold, now, self._around.rules))
 
 
-def _workers(fold: JobFold, decision: Decision) -> int:
-    """Worker attempts that are open once a decision is carried out."""
-    for event in decision.events:
-        fold = apply(fold, event)
+def _workers(fold: JobFold) -> int:
+    """Worker attempts that are open."""
     return sum(a.role == common_pb2.ROLE_WORKER for a in fold.open_attempts())

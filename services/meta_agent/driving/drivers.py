@@ -39,7 +39,8 @@ class Drivers:
             notifications: Tells of jobs to be had.
             replica: This replica's id.
             around: What the drivers share.
-            max_jobs: Jobs driven at once; the others wait in the database.
+            max_jobs: Jobs driven at once; the others wait in the database, but not
+                beyond their deadline: then they are driven to their end all the same.
         """
         self._claims = claims
         self._notifications = notifications
@@ -78,24 +79,29 @@ class Drivers:
     async def _claim(self) -> bool:
         """Claims what there is room for; whether another try at once may bring more."""
         room = self._max_jobs - len(self._running)
-        if room <= 0:
-            self._place_free.clear()
-            try:
-                async with asyncio.timeout(LOOK_AGAIN):
-                    await self._place_free.wait()
-            except TimeoutError:
-                pass
-            return True
+        if room > 0:
+            return await self._take(min(room, CLAIM_LOT)) == CLAIM_LOT
+        self._place_free.clear()
+        await self._take(CLAIM_LOT, overdue_only=True)
+        try:
+            async with asyncio.timeout(LOOK_AGAIN):
+                await self._place_free.wait()
+        except TimeoutError:
+            pass
+        return True
+
+    async def _take(self, limit: int, *, overdue_only: bool = False) -> int:
+        """Claims jobs and starts to drive them; how many."""
         try:
             claimed = await self._claims.claim(
-                self._replica, min(room, CLAIM_LOT), driving=list(self._running)
+                self._replica, limit, driving=list(self._running), overdue_only=overdue_only
             )
         except Unavailable as error:
             _log.warning("cannot claim jobs: %s", error.message)
-            return False
+            return 0
         for job in claimed:
             self._start(job)
-        return len(claimed) == CLAIM_LOT
+        return len(claimed)
 
     def _start(self, claimed: Claimed) -> None:
         driver = JobDriver(claimed, self._replica, self._around)

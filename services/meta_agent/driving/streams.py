@@ -42,6 +42,9 @@ SHOWN_TEXT = 4000
 SHOWN_ATTEMPTS = 64
 """Attempts that a snapshot carries at most."""
 
+CLOSING = 2.0
+"""Seconds that acknowledged streams may take to close by themselves."""
+
 
 @dataclass(frozen=True, slots=True)
 class Services:
@@ -77,6 +80,11 @@ class _Open:
     text: str = ""
     offset: int = 0
 
+    @property
+    def done(self) -> bool:
+        """Whether nothing more comes from the stream."""
+        return self.task is not None and self.task.done()
+
     def show(self, progress: attempt_pb2.AttemptProgress) -> None:
         """Keeps the latest of what the attempt says it is doing."""
         if progress.HasField("usage"):
@@ -107,6 +115,9 @@ class Streams:
         self._broken: dict[AttemptKey, Broken] = {}
         self.moved = False
 
+    def __len__(self) -> int:
+        return len(self._open)
+
     def inbox(self) -> tuple[Observed, ...]:
         """What was said and not yet taken, in order."""
         return tuple(self._inbox)
@@ -134,16 +145,24 @@ class Streams:
                 self._end(opened, attempt)
         for key in [k for k in self._broken if not fold.attempts[k].open]:
             del self._broken[key]
+        for key in [k for k, o in self._open.items() if o.done and not fold.attempts[k].open]:
+            del self._open[key]
 
     async def close(self) -> None:
         """Ends all streams. Services that were not acknowledged report elsewhere."""
-        tasks = [opened.task for opened in self._open.values() if opened.task is not None]
-        ending = [o.task for o in self._open.values() if o.task is not None and o.over.is_set()]
-        if ending:
-            # Acknowledged ones close by themselves in a moment.
-            await asyncio.wait(ending, timeout=2.0)
-        for task in tasks:
-            task.cancel()
+        tasks = {o.task: o.over.is_set() for o in self._open.values() if o.task is not None}
+        ending = [task for task, over in tasks.items() if over]
+        # First those that still spend: another driver may be at this very job.
+        for task, over in tasks.items():
+            if not over:
+                task.cancel()
+        try:
+            if ending:
+                # Acknowledged ones close by themselves in a moment.
+                await asyncio.wait(ending, timeout=CLOSING)
+        finally:
+            for task in ending:
+                task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def snapshot(self, fold: JobFold, now: float, rules: Rules) -> job_pb2.JobProgress:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import OrderedDict, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Self
@@ -35,7 +35,6 @@ _TOKENS = "hma_tokens_total"
 _ERRORS = "hma_worker_errors_total"
 _DURATION = "hma_task_duration_seconds"
 _JOBS = "hma_jobs_finished_total"
-_REMEMBERED = 10_000
 _LAST_FLUSH = 2.0
 
 _OPEN_STATES = (
@@ -51,30 +50,20 @@ class FleetCounters:
 
     def __init__(self) -> None:
         self._counts: defaultdict[tuple[str, Labels], float] = defaultdict(float)
-        # How much of each job's ledger is counted: an event does not say what of it
-        # was new. Bounded, because a fenced driver does not see its job's end.
-        self._booked: OrderedDict[str, int] = OrderedDict()
 
-    def observe(self, event: job_pb2.JobEvent, fold: JobFold) -> None:
+    def observe(self, event: job_pb2.JobEvent, before: JobFold, fold: JobFold) -> None:
         """Counts an event that this replica's driver has committed or read.
 
         Args:
-            event: The event. A driver's first is its own `job_claimed`: what the log
-                held before has been counted by those who drove before.
+            event: The event; each is counted by one driver.
+            before: The job before it.
             fold: The job after it.
         """
+        self._count_tokens(before, fold)
         match event.WhichOneof("payload"):
-            case "job_claimed":
-                self._booked[event.job_id] = len(fold.rows)
-                while len(self._booked) > _REMEMBERED:
-                    self._booked.popitem(last=False)
-            case "call_settled":
-                self._count_tokens(fold)
             case "attempt_finished":
-                self._count_tokens(fold)
                 self._count_error(event.attempt_finished, fold)
             case "attempt_reported":
-                self._count_tokens(fold)
                 self._count_error(event.attempt_reported, fold)
             case "attempt_lost":
                 attempt = fold.attempts.get(_key(event.attempt_lost))
@@ -83,7 +72,6 @@ class FleetCounters:
             case "task_settled":
                 self._count_duration(event, fold)
             case "job_finished":
-                self._booked.pop(event.job_id, None)
                 state = job_pb2.JobState.Name(fold.state).removeprefix("JOB_STATE_")
                 self._add(_JOBS, 1, {"state": state})
 
@@ -93,10 +81,8 @@ class FleetCounters:
         self._counts.clear()
         return taken
 
-    def _count_tokens(self, fold: JobFold) -> None:
-        counted = self._booked.get(fold.job_id, len(fold.rows))
-        self._booked[fold.job_id] = len(fold.rows)
-        for row in fold.rows[counted:]:
+    def _count_tokens(self, before: JobFold, fold: JobFold) -> None:
+        for row in fold.rows[len(before.rows) :]:
             usage = row.call.usage
             labels = {
                 "role": common_pb2.Role.Name(row.role).removeprefix("ROLE_").lower(),

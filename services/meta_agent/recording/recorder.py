@@ -29,15 +29,16 @@ class Recorder:
         self._benchmark = benchmark
         self._rules = rules
 
-    def observe(self, event: job_pb2.JobEvent, fold: JobFold) -> None:
+    def observe(self, event: job_pb2.JobEvent, before: JobFold, fold: JobFold) -> None:
         """Takes note of an event.
 
         Args:
-            event: The event. A driver's first is its own `job_claimed`.
+            event: The event.
+            before: The job before it.
             fold: The job after it.
         """
         try:
-            self._counters.observe(event, fold)
+            self._counters.observe(event, before, fold)
             if event.HasField("job_finished"):
                 self._benchmark.record(project(fold, self._rules))
         except Exception:  # noqa: BLE001 - logged; figures about a job must not stop it

@@ -12,6 +12,9 @@ from services.meta_agent.store.notify import Notifications
 LEASE = 3.0
 """Seconds after its last beat for which a replica keeps its jobs."""
 
+OVERDUE = timedelta(seconds=2)
+"""How near its deadline a job is overdue: there is no time left to work on it."""
+
 # Candidates come from the statement's snapshot, without a lock. Under the lock only
 # the epoch is compared: whoever claimed the job since has raised it. (Asking again
 # under the lock whether the driver is alive would not do: PostgreSQL then checks the
@@ -25,6 +28,7 @@ WITH candidate AS MATERIALIZED (
       AND (r.id IS NULL OR (j.driver = $1 AND j.id <> ALL ($5::text[])))
       AND EXISTS (SELECT FROM replica WHERE id = $1 AND beat > clock_timestamp() - $4::interval)
       AND (j.claim_after IS NULL OR j.claim_after <= clock_timestamp())
+      AND ($6::interval IS NULL OR j.deadline <= clock_timestamp() + $6::interval)
     ORDER BY j.create_time
     LIMIT $2 * 4
 ), locked AS MATERIALIZED (
@@ -87,7 +91,12 @@ class Claims:
         self._lease = timedelta(seconds=lease)
 
     async def claim(
-        self, replica_id: str, limit: int = 16, *, driving: Collection[str]
+        self,
+        replica_id: str,
+        limit: int = 16,
+        *,
+        driving: Collection[str],
+        overdue_only: bool = False,
     ) -> list[Claimed]:
         """Claims jobs for a replica that beats, the oldest first.
 
@@ -100,12 +109,19 @@ class Claims:
             limit: At most this many. Fewer may come although there are more, when
                 another replica claims at the same time.
             driving: Ids of all jobs that the replica drives now.
+            overdue_only: Only jobs whose time is up: all there is to do is to end them.
 
         Raises:
             Unavailable: The database cannot be reached; calling again is safe.
         """
         rows = await self._database.fetch(
-            _CLAIM, replica_id, limit, self._reader, self._lease, list(driving)
+            _CLAIM,
+            replica_id,
+            limit,
+            self._reader,
+            self._lease,
+            list(driving),
+            OVERDUE if overdue_only else None,
         )
         return [Claimed(row["id"], row["epoch"], row["version"]) for row in rows]
 

@@ -39,9 +39,9 @@ class Job:
             **payload,  # type: ignore[arg-type]
         )
         event.time.FromMicroseconds(round(self.time * 1e6))
-        self.fold = apply(self.fold, event)
+        before, self.fold = self.fold, apply(self.fold, event)
         if counters is not None:
-            counters.observe(event, self.fold)
+            counters.observe(event, before, self.fold)
 
     def start(self, counters: FleetCounters) -> None:
         self.say(counters, job_created=job_pb2.JobCreated())

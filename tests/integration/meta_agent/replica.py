@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -255,6 +255,7 @@ async def open_replica(
     rules: Rules | None = None,
     places: int = 64,
     max_jobs: int = 50,
+    observers: Sequence[Callable[[job_pb2.JobEvent, JobFold, JobFold], None]] = (),
 ) -> AsyncIterator[Replica]:
     """A replica that drives jobs until the context is left."""
     rules = rules or make_rules()
@@ -275,6 +276,7 @@ async def open_replica(
             capacity=Capacity(places),
             board=board,
             held=store.beat.held,
+            observers=observers,
         )
         drivers = Drivers(store.claims, store.notifications, replica_id, around, max_jobs=max_jobs)
 

@@ -8,12 +8,14 @@ from typing import Any
 from hma.rpc.attempt import Attempt
 from hma.v1 import attempt_pb2, common_pb2, job_pb2, task_pb2, worker_pb2
 from services.meta_agent.job.times import timestamp
+from services.meta_agent.recording.fleet_metrics import FleetCounters
 from tests.integration.meta_agent.replica import (
     Scripts,
     answer_task,
     open_replica,
     serve_scripts,
 )
+from tests.integration.rpc.support import until
 from tests.unit.meta_agent.simulation import make_created
 
 
@@ -152,6 +154,43 @@ async def test_full_workers_refuse_and_the_queue_stays_with_the_meta_agent(
     assert fold.spent == 10 * 55
 
 
+async def test_a_large_job_leaves_places_to_a_small_one(postgres_url: str) -> None:
+    async def work(start: worker_pb2.ExecuteStart, attempt: Attempt) -> Any:
+        await asyncio.sleep(0.1)  # the task's own duration
+        return await answer_task(start, attempt)
+
+    async with (
+        serve_scripts(Scripts(execute=work)) as channel,
+        open_replica(postgres_url, channel, places=2) as replica,
+    ):
+        large = await replica.create(make_created(items=24, budget=50_000))
+        await replica.until(large, lambda f: any(a.open for a in f.attempts.values()))
+        small = await replica.create(make_created(items=2))
+        ended = await replica.ended(small)
+        assert not (await replica.fold(large)).ended
+        both = [ended, await replica.ended(large, timeout=40)]
+    assert [fold.state for fold in both] == [job_pb2.JOB_STATE_SUCCEEDED] * 2
+
+
+async def test_a_job_beyond_the_limit_ends_at_its_deadline_all_the_same(postgres_url: str) -> None:
+    async def work(_start: worker_pb2.ExecuteStart, attempt: Attempt) -> Any:
+        await attempt.stop.wait()
+        return attempt_pb2.AttemptResult(state=attempt_pb2.ATTEMPT_STATE_FAILED)
+
+    async with (
+        serve_scripts(Scripts(execute=work)) as channel,
+        open_replica(postgres_url, channel, max_jobs=1) as replica,
+    ):
+        long = await replica.create(make_created(items=2))
+        await replica.until(long, lambda f: any(a.open for a in f.attempts.values()))
+        late = await replica.create(make_created(items=2), deadline=3.0)
+        fold = await replica.ended(late, timeout=10)
+        assert not (await replica.fold(long)).ended
+    assert fold.state == job_pb2.JOB_STATE_FAILED
+    assert (fold.spent, fold.unknown) == (0, 0)
+    assert fold.end_time <= fold.deadline + 2
+
+
 async def test_limit_of_the_replica_holds_over_all_its_jobs(postgres_url: str) -> None:
     running = 0
     most = 0
@@ -283,3 +322,69 @@ async def test_another_replica_takes_over_when_the_first_one_is_gone(postgres_ur
     assert fold.state == job_pb2.JOB_STATE_SUCCEEDED
     assert fold.epoch == 2
     assert len(fold.attempts_of("1.1")) == 1, "a finished task ran again"
+
+
+async def test_a_report_that_came_while_nobody_drove_is_counted_once(postgres_url: str) -> None:
+    async def work(start: worker_pb2.ExecuteStart, attempt: Attempt) -> Any:
+        if start.attempt.ref.epoch > 1:
+            return await answer_task(start, attempt)
+        usage = common_pb2.Usage(prompt_tokens=30, completion_tokens=4)
+        attempt.calls.append(attempt_pb2.CallUsage(call=1, route=attempt.route, usage=usage))
+        at_work.set()
+        await attempt.stop.wait()
+        return attempt_pb2.AttemptResult(state=attempt_pb2.ATTEMPT_STATE_FAILED)
+
+    at_work = asyncio.Event()
+    scripts, counters = Scripts(execute=work), FleetCounters()
+    async with serve_scripts(scripts) as channel:
+        async with open_replica(postgres_url, channel, observers=[counters.observe]) as one:
+            job_id = await one.create(make_created(items=0, plan=make_plan(a=[])))
+            async with asyncio.timeout(10):
+                await at_work.wait()
+            one.running.cancel()
+            await until(lambda: bool(scripts.reports))
+            [(ref, result)] = scripts.reports
+            reported = job_pb2.AttemptReported(ref=ref, result=result)
+            time = timestamp(one.store.clock.now())
+            event = job_pb2.JobEvent(
+                job_id=job_id, event_id="late", time=time, attempt_reported=reported
+            )
+            await one.store.log.append_fact(job_id, event)
+        async with open_replica(postgres_url, channel, observers=[counters.observe]) as two:
+            fold = await two.ended(job_id, timeout=30)
+    taken = counters.take().items()
+    counted = sum(value for (name, _), value in taken if name == "hma_tokens_total")
+    assert (counted, fold.spent) == (34 + 55, 34 + 55)
+
+
+async def test_a_row_keeps_the_budget_that_its_driver_has_no_news_of(postgres_url: str) -> None:
+    gate = asyncio.Event()
+
+    async def work(start: worker_pb2.ExecuteStart, attempt: Attempt) -> Any:
+        await gate.wait()
+        return await answer_task(start, attempt)
+
+    async with (
+        serve_scripts(Scripts(execute=work)) as channel,
+        open_replica(postgres_url, channel) as replica,
+    ):
+        jobs = [await replica.create(make_created(items=0, plan=make_plan(a=[]))) for _ in "ab"]
+        for job_id in jobs:
+            await replica.until(job_id, lambda f: any(True for _ in f.open_attempts()))
+        newer, granted = jobs
+        # Somebody else has written a row's budget; a driver has read of a grant.
+        await replica.store.database.execute(
+            "UPDATE job SET budget_tokens = 7777 WHERE id = $1", newer
+        )
+        event = job_pb2.JobEvent(
+            job_id=granted,
+            event_id="g",
+            time=timestamp(replica.store.clock.now()),
+            budget_granted=job_pb2.BudgetGranted(request_id="g", tokens=1000),
+        )
+        await replica.store.log.append_fact(granted, event)
+        gate.set()
+        folds = [await replica.ended(job_id) for job_id in jobs]
+        rows = [await replica.store.jobs.get(job_id) for job_id in jobs]
+    assert [row.budget_tokens for row in rows] == [7777, folds[1].budget]
+    assert folds[1].budget == folds[0].budget + 1000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 import grpc
@@ -205,6 +206,32 @@ async def test_work_that_ignores_a_stop_is_cut_off_and_its_calls_are_kept() -> N
         stream.ack()
     assert stream.outcome.result.state == FAILED
     assert list(stream.outcome.result.calls) == [usage_of(tokens=9)]
+
+
+async def test_work_that_cannot_be_ended_brings_no_result_that_lacks_its_running_call() -> None:
+    release = asyncio.Event()
+
+    async def work(start: Any, attempt: Attempt) -> Result:
+        attempt.calls.append(usage_of(tokens=9))
+        attempt.progress(phase="deaf")
+        while not release.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await release.wait()
+        return Result(state=FAILED)
+
+    try:
+        async with (
+            worker(work) as setup,
+            execute_stream(setup.channel, start_of(), heartbeat=BEAT) as stream,
+        ):
+            async for item in stream:
+                if isinstance(item, attempt_pb2.AttemptProgress) and item.phase == "deaf":
+                    stream.stop(attempt_pb2.STOP_REASON_CANCEL)
+            assert isinstance(stream.outcome, Lost)
+            assert stream.outcome.admitted
+            assert setup.reports.taken == []
+    finally:
+        release.set()
 
 
 async def test_an_attempt_stops_when_its_time_is_up() -> None:

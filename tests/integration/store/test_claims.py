@@ -7,6 +7,8 @@ import contextlib
 import random
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -185,3 +187,15 @@ async def _stop_beating(store: Store) -> None:
 async def _claims(store: Store, job_id: str) -> bool:
     claimed = await store.claims.claim(store.replica_id, driving=())
     return job_id in [c.job_id for c in claimed]
+
+
+async def test_only_overdue_jobs_are_claimed_when_that_is_asked(store: Store) -> None:
+    later, soon, passed = new_job(), new_job(), new_job()
+    now = datetime.now(UTC)
+    for job, seconds in ((later, 60), (soon, 1), (passed, -60)):
+        await add_job(store, replace(job, deadline=now + timedelta(seconds=seconds)))
+    overdue = await store.claims.claim(store.replica_id, driving=(), overdue_only=True)
+    assert {c.job_id for c in overdue} == {soon.job_id, passed.job_id}
+    driving = {c.job_id for c in overdue}
+    rest = await store.claims.claim(store.replica_id, driving=driving)
+    assert [c.job_id for c in rest] == [later.job_id]

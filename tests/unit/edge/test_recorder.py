@@ -16,7 +16,7 @@ from tests.unit.edge.factory import routes
 
 
 class BrokenCounters(FleetCounters):
-    def observe(self, event: job_pb2.JobEvent, fold: JobFold) -> None:
+    def observe(self, event: job_pb2.JobEvent, before: JobFold, fold: JobFold) -> None:
         raise RuntimeError("broken")
 
 
@@ -31,7 +31,7 @@ async def test_a_finished_job_is_counted_and_gets_its_line(tmp_path: Path) -> No
     async with BenchmarkLog(path) as log:
         recorder = Recorder(counters, log, Rules(routes=routes()))
         for number, event in enumerate(events, 1):
-            recorder.observe(event, fold_events(events[:number]))
+            recorder.observe(event, fold_events(events[: number - 1]), fold_events(events[:number]))
     assert [name for name, _ in counters.take()] == ["hma_jobs_finished_total"]
     assert len(path.read_text().splitlines()) == 2
 
@@ -42,5 +42,5 @@ def test_figures_that_cannot_be_kept_do_not_stop_a_job(
     recorder = Recorder(BrokenCounters(), BenchmarkLog(None), Rules(routes=routes()))
     lost = job_pb2.AttemptLost(ref=attempt_pb2.AttemptRef(job_id="j"))
     with caplog.at_level(logging.ERROR):
-        recorder.observe(job_pb2.JobEvent(event_id="e9", attempt_lost=lost), JobFold())
+        recorder.observe(job_pb2.JobEvent(event_id="e9", attempt_lost=lost), JobFold(), JobFold())
     assert "event e9 could not be recorded" in caplog.text

@@ -33,10 +33,10 @@ def answers(desk: Desk, name: str, **items: str) -> Ended:
     return Ended(attempt.key, result)
 
 
-def report(uid: str, number: int, **output: object) -> dict[str, object]:
+def report(uid: str, number: int, **output: object) -> job_pb2.AttemptReported:
     ref = attempt_pb2.AttemptRef(task_uid=uid, attempt=number)
     result = attempt_pb2.AttemptResult(state=SUCCEEDED, **output)  # type: ignore[arg-type]
-    return {"attempt_reported": job_pb2.AttemptReported(ref=ref, result=result)}
+    return job_pb2.AttemptReported(ref=ref, result=result)
 
 
 def items_plan(count: int) -> task_pb2.Plan:
@@ -78,7 +78,7 @@ def test_late_whole_result_wins_over_the_attempt_that_replaced_it() -> None:
     desk.step(after=1.0)
     assert desk.attempt("a").number == 2
     truth = task_pb2.ItemAnswer(item_id="q1", answer="the true answer")
-    desk.fact(**report("1.1", 1, task=task_pb2.TaskResult(items=[truth])))
+    desk.fact(attempt_reported=report("1.1", 1, task=task_pb2.TaskResult(items=[truth])))
     desk.step()
     assert desk.attempt("a").stop == attempt_pb2.STOP_REASON_CANCEL
     desk.step(answers(desk, "a", q1="something else"))
@@ -97,7 +97,7 @@ def test_late_answer_of_the_reducer_ends_the_job_and_the_second_try() -> None:
     desk.step(after=5.0, broken={reduce.key: Broken(desk.now, "broke")})
     desk.step(after=1.0)
     assert desk.attempt("r.1").number == 2
-    desk.fact(**report("r.1", 1, answer=task_pb2.Answer(text="here it is")))
+    desk.fact(attempt_reported=report("r.1", 1, answer=task_pb2.Answer(text="here it is")))
     desk.step()
     assert desk.attempt("r.1").stop == attempt_pb2.STOP_REASON_CANCEL
     desk.step(desk.ends("r.1", ok=False, failure_class=common_pb2.FAILURE_CLASS_CANCELLED))
