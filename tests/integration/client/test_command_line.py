@@ -56,6 +56,10 @@ def start(
 ) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Starts `hma` and leaves nothing behind."""
     started: list[subprocess.Popen[str]] = []
+    # A shell's background job hands down an ignored SIGINT. It is undone here and not
+    # between fork and exec, where no Python may run beside gRPC's threads.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def begin(address: str, *arguments: str) -> subprocess.Popen[str]:
         process = subprocess.Popen(
@@ -65,8 +69,6 @@ def start(
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            # A shell's background job would hand down an ignored SIGINT.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
         started.append(process)
         return process
@@ -84,7 +86,8 @@ def until(process: subprocess.Popen[str], words: str) -> None:
     for line in process.stdout:
         if words in line:
             return
-    pytest.fail(f"{words!r} never came")
+    _, err = process.communicate(timeout=20)
+    pytest.fail(f"{words!r} never came; it exited with {process.returncode}: {err}")
 
 
 def test_a_complete_job_exits_with_0_and_prints_everything(server: ScriptedMetaAgent) -> None:

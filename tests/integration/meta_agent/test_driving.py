@@ -163,7 +163,8 @@ async def test_a_large_job_leaves_places_to_a_small_one(postgres_url: str) -> No
         serve_scripts(Scripts(execute=work)) as channel,
         open_replica(postgres_url, channel, places=2) as replica,
     ):
-        large = await replica.create(make_created(items=24, budget=50_000))
+        plan = make_plan(**{f"t{number}": [] for number in range(24)})
+        large = await replica.create(make_created(items=0, budget=50_000, plan=plan))
         await replica.until(large, lambda f: any(a.open for a in f.attempts.values()))
         small = await replica.create(make_created(items=2))
         ended = await replica.ended(small)
