@@ -4,8 +4,8 @@ import hma
 
 with hma.Client("localhost:8080") as client:
     job = client.run(
-        "Which port does the public gateway listen on?",
-        documents=["README.md"],
+        "What pays for reducing?",
+        documents=["docs/ARCHITECTURE.md"],
         budget=5000,
         deadline="2m",
     )
