@@ -16,7 +16,9 @@ EXAMPLES = ROOT / "examples"
 
 
 def run(code: str, address: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
-    (tmp_path / "README.md").write_text("The gateway listens on 8080.", encoding="utf-8")
+    (tmp_path / "docs").mkdir()
+    for name in ("README.md", "docs/ARCHITECTURE.md"):
+        (tmp_path / name).write_text("The gateway listens on 8080.", encoding="utf-8")
     return subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path,
