@@ -403,6 +403,8 @@ class CallIntent(_message.Message):
     MIN_COMPLETION_TOKENS_FIELD_NUMBER: _builtins.int
     PURPOSE_FIELD_NUMBER: _builtins.int
     PREVIOUS_FIELD_NUMBER: _builtins.int
+    ITEMS_FIELD_NUMBER: _builtins.int
+    CALLS_LEFT_FIELD_NUMBER: _builtins.int
     call: _builtins.int
     """The call, from 1, rising by one."""
     prompt_tokens: _builtins.int
@@ -413,6 +415,12 @@ class CallIntent(_message.Message):
     """The least completion that is worth paying for; below it the call is not made."""
     purpose: Global___CallPurpose.ValueType
     """What it is for."""
+    items: _builtins.int
+    """Items of the task that this call is about; 0 when it is about none."""
+    calls_left: _builtins.int
+    """Calls that the attempt expects to make after this one. What the task has
+    been allotted beyond them goes back to the job's pool.
+    """
     @_builtins.property
     def previous(self) -> Global___CallUsage:
         """Usage of the call before it; unset for call 1."""
@@ -426,10 +434,12 @@ class CallIntent(_message.Message):
         min_completion_tokens: _builtins.int = ...,
         purpose: Global___CallPurpose.ValueType = ...,
         previous: Global___CallUsage | None = ...,
+        items: _builtins.int = ...,
+        calls_left: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["previous", b"previous"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "max_completion_tokens", b"max_completion_tokens", "min_completion_tokens", b"min_completion_tokens", "previous", b"previous", "prompt_tokens", b"prompt_tokens", "purpose", b"purpose"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "calls_left", b"calls_left", "items", b"items", "max_completion_tokens", b"max_completion_tokens", "min_completion_tokens", b"min_completion_tokens", "previous", b"previous", "prompt_tokens", b"prompt_tokens", "purpose", b"purpose"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -452,6 +462,7 @@ class CallUsage(_message.Message):
     FINISH_REASON_FIELD_NUMBER: _builtins.int
     MEAN_LOGPROB_FIELD_NUMBER: _builtins.int
     MAX_TOKENS_FIELD_NUMBER: _builtins.int
+    ITEMS_FIELD_NUMBER: _builtins.int
     call: _builtins.int
     """The call, from 1."""
     purpose: Global___CallPurpose.ValueType
@@ -466,6 +477,8 @@ class CallUsage(_message.Message):
     """Mean log-probability of the completion; 0 when not known."""
     max_tokens: _builtins.int
     """prompt + max_tokens as it was sent. Never above its grant."""
+    items: _builtins.int
+    """Items of the task that the call was about; 0 when it was about none."""
     @_builtins.property
     def usage(self) -> _common_pb2.Usage:
         """Tokens. All zero when the server refused it before it started."""
@@ -496,10 +509,11 @@ class CallUsage(_message.Message):
         finish_reason: _builtins.str = ...,
         mean_logprob: _builtins.float = ...,
         max_tokens: _builtins.int = ...,
+        items: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration", "start", b"start", "time_to_first_token", b"time_to_first_token", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "duration", b"duration", "finish_reason", b"finish_reason", "max_tokens", b"max_tokens", "mean_logprob", b"mean_logprob", "model", b"model", "purpose", b"purpose", "route", b"route", "start", b"start", "time_to_first_token", b"time_to_first_token", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "duration", b"duration", "finish_reason", b"finish_reason", "items", b"items", "max_tokens", b"max_tokens", "mean_logprob", b"mean_logprob", "model", b"model", "purpose", b"purpose", "route", b"route", "start", b"start", "time_to_first_token", b"time_to_first_token", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

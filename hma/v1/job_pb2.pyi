@@ -172,6 +172,36 @@ DISPATCH_WAVES: Dispatch.ValueType  # 2
 """When the whole layer before its own is done."""
 Global___Dispatch: _TypeAlias = Dispatch  # noqa: Y015
 
+class _HaltingPolicy:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _HaltingPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_HaltingPolicy.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    HALTING_POLICY_UNSPECIFIED: _HaltingPolicy.ValueType  # 0
+    """Not set; read as FIXED."""
+    HALTING_POLICY_FIXED: _HaltingPolicy.ValueType  # 1
+    """After max_rounds rounds, or when nothing is left to improve."""
+    HALTING_POLICY_ADAPTIVE: _HaltingPolicy.ValueType  # 2
+    """When the expected gain per token of another round falls below
+    min_gain_per_1000_tokens, and after max_rounds at the latest. Needs a route
+    whose signals of quality are calibrated (hma probe); read as FIXED without.
+    """
+
+class HaltingPolicy(_HaltingPolicy, metaclass=_HaltingPolicyEnumTypeWrapper):
+    """When a job stops improving its answer."""
+
+HALTING_POLICY_UNSPECIFIED: HaltingPolicy.ValueType  # 0
+"""Not set; read as FIXED."""
+HALTING_POLICY_FIXED: HaltingPolicy.ValueType  # 1
+"""After max_rounds rounds, or when nothing is left to improve."""
+HALTING_POLICY_ADAPTIVE: HaltingPolicy.ValueType  # 2
+"""When the expected gain per token of another round falls below
+min_gain_per_1000_tokens, and after max_rounds at the latest. Needs a route
+whose signals of quality are calibrated (hma probe); read as FIXED without.
+"""
+Global___HaltingPolicy: _TypeAlias = HaltingPolicy  # noqa: Y015
+
 class _Switch:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -220,6 +250,114 @@ FAILURE_POLICY_FAIL_FAST: FailurePolicy.ValueType  # 2
 """The first task that fails for good ends the work; what is there is reduced."""
 Global___FailurePolicy: _TypeAlias = FailurePolicy  # noqa: Y015
 
+class _LedgerRowKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _LedgerRowKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LedgerRowKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    LEDGER_ROW_KIND_UNSPECIFIED: _LedgerRowKind.ValueType  # 0
+    """Not set; read as CALL."""
+    LEDGER_ROW_KIND_CALL: _LedgerRowKind.ValueType  # 1
+    """One LLM call."""
+    LEDGER_ROW_KIND_UNKNOWN: _LedgerRowKind.ValueType  # 2
+    """An attempt was lost: what its running call may have spent at most."""
+    LEDGER_ROW_KIND_RECONCILIATION: _LedgerRowKind.ValueType  # 3
+    """A late report said what a lost attempt has spent: takes its UNKNOWN row back.
+    The calls themselves follow as rows of their own.
+    """
+
+class LedgerRowKind(_LedgerRowKind, metaclass=_LedgerRowKindEnumTypeWrapper):
+    """What a row of a receipt books."""
+
+LEDGER_ROW_KIND_UNSPECIFIED: LedgerRowKind.ValueType  # 0
+"""Not set; read as CALL."""
+LEDGER_ROW_KIND_CALL: LedgerRowKind.ValueType  # 1
+"""One LLM call."""
+LEDGER_ROW_KIND_UNKNOWN: LedgerRowKind.ValueType  # 2
+"""An attempt was lost: what its running call may have spent at most."""
+LEDGER_ROW_KIND_RECONCILIATION: LedgerRowKind.ValueType  # 3
+"""A late report said what a lost attempt has spent: takes its UNKNOWN row back.
+The calls themselves follow as rows of their own.
+"""
+Global___LedgerRowKind: _TypeAlias = LedgerRowKind  # noqa: Y015
+
+class _TrimAction:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _TrimActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TrimAction.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TRIM_ACTION_UNSPECIFIED: _TrimAction.ValueType  # 0
+    """Not set."""
+    TRIM_ACTION_MERGE: _TrimAction.ValueType  # 1
+    """Its items went to another task, which saves a prompt."""
+    TRIM_ACTION_DEFER: _TrimAction.ValueType  # 2
+    """It waits for tokens that others may leave; without them it is dropped, and its
+    items are answered by extracts where documents hold them.
+    """
+
+class TrimAction(_TrimAction, metaclass=_TrimActionEnumTypeWrapper):
+    """What becomes of a task that the budget does not pay for."""
+
+TRIM_ACTION_UNSPECIFIED: TrimAction.ValueType  # 0
+"""Not set."""
+TRIM_ACTION_MERGE: TrimAction.ValueType  # 1
+"""Its items went to another task, which saves a prompt."""
+TRIM_ACTION_DEFER: TrimAction.ValueType  # 2
+"""It waits for tokens that others may leave; without them it is dropped, and its
+items are answered by extracts where documents hold them.
+"""
+Global___TrimAction: _TypeAlias = TrimAction  # noqa: Y015
+
+class _InterruptCause:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _InterruptCauseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_InterruptCause.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    INTERRUPT_CAUSE_UNSPECIFIED: _InterruptCause.ValueType  # 0
+    """Not set; read as from the reason."""
+    INTERRUPT_CAUSE_CLIENT: _InterruptCause.ValueType  # 1
+    """A client asked for the answer now."""
+    INTERRUPT_CAUSE_CANCEL: _InterruptCause.ValueType  # 2
+    """A client cancelled the job."""
+    INTERRUPT_CAUSE_DEADLINE: _InterruptCause.ValueType  # 3
+    """The job's deadline is near: what is left is for the Reducer."""
+    INTERRUPT_CAUSE_TIMEOUT: _InterruptCause.ValueType  # 4
+    """The attempt's own time is up, or its layer's."""
+    INTERRUPT_CAUSE_STRAGGLER: _InterruptCause.ValueType  # 5
+    """Far beyond the measured quantile, while others wait for it."""
+    INTERRUPT_CAUSE_OBSOLETE: _InterruptCause.ValueType  # 6
+    """Nothing needs its result any more."""
+    INTERRUPT_CAUSE_FAILURE: _InterruptCause.ValueType  # 7
+    """The job fails fast, and another task has failed."""
+    INTERRUPT_CAUSE_BUDGET: _InterruptCause.ValueType  # 8
+    """The budget is gone."""
+
+class InterruptCause(_InterruptCause, metaclass=_InterruptCauseEnumTypeWrapper):
+    """What led to the end of an attempt."""
+
+INTERRUPT_CAUSE_UNSPECIFIED: InterruptCause.ValueType  # 0
+"""Not set; read as from the reason."""
+INTERRUPT_CAUSE_CLIENT: InterruptCause.ValueType  # 1
+"""A client asked for the answer now."""
+INTERRUPT_CAUSE_CANCEL: InterruptCause.ValueType  # 2
+"""A client cancelled the job."""
+INTERRUPT_CAUSE_DEADLINE: InterruptCause.ValueType  # 3
+"""The job's deadline is near: what is left is for the Reducer."""
+INTERRUPT_CAUSE_TIMEOUT: InterruptCause.ValueType  # 4
+"""The attempt's own time is up, or its layer's."""
+INTERRUPT_CAUSE_STRAGGLER: InterruptCause.ValueType  # 5
+"""Far beyond the measured quantile, while others wait for it."""
+INTERRUPT_CAUSE_OBSOLETE: InterruptCause.ValueType  # 6
+"""Nothing needs its result any more."""
+INTERRUPT_CAUSE_FAILURE: InterruptCause.ValueType  # 7
+"""The job fails fast, and another task has failed."""
+INTERRUPT_CAUSE_BUDGET: InterruptCause.ValueType  # 8
+"""The budget is gone."""
+Global___InterruptCause: _TypeAlias = InterruptCause  # noqa: Y015
+
 @_typing.final
 class JobPolicy(_message.Message):
     """How a job is run."""
@@ -236,6 +374,8 @@ class JobPolicy(_message.Message):
     MAX_ATTEMPTS_FIELD_NUMBER: _builtins.int
     LAYER_TIMEOUT_FIELD_NUMBER: _builtins.int
     ROUTE_FIELD_NUMBER: _builtins.int
+    HALTING_FIELD_NUMBER: _builtins.int
+    MIN_GAIN_PER_1000_TOKENS_FIELD_NUMBER: _builtins.int
     shape: Global___JobShape.ValueType
     """One agent or a team; AUTO when not set."""
     dispatch: Global___Dispatch.ValueType
@@ -249,11 +389,19 @@ class JobPolicy(_message.Message):
     failure_policy: Global___FailurePolicy.ValueType
     """What a failed task means; CONTINUE when not set."""
     max_rounds: _builtins.int
-    """Most rounds of planning; 1 when 0, at most 8."""
+    """Most rounds of work and reducing; when 0: 1 with FIXED, 4 with ADAPTIVE. At
+    most 8.
+    """
     max_attempts: _builtins.int
     """Tries per task, the first included; the setting's when 0, at most 10."""
     route: _builtins.str
     """Route for all work; empty: chosen. An unknown name is refused."""
+    halting: Global___HaltingPolicy.ValueType
+    """When to stop improving the answer; FIXED when not set."""
+    min_gain_per_1000_tokens: _builtins.float
+    """With ADAPTIVE: the least gain, in answered items per 1,000 tokens, that is
+    worth another round; the setting's when 0.
+    """
     @_builtins.property
     def layer_timeout(self) -> _duration_pb2.Duration:
         """With WAVES: time limit of a layer, after which what runs is interrupted. The
@@ -273,10 +421,12 @@ class JobPolicy(_message.Message):
         max_attempts: _builtins.int = ...,
         layer_timeout: _duration_pb2.Duration | None = ...,
         route: _builtins.str = ...,
+        halting: Global___HaltingPolicy.ValueType = ...,
+        min_gain_per_1000_tokens: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["layer_timeout", b"layer_timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budgeting", b"budgeting", "dispatch", b"dispatch", "failure_policy", b"failure_policy", "interruption", b"interruption", "layer_timeout", b"layer_timeout", "max_attempts", b"max_attempts", "max_rounds", b"max_rounds", "route", b"route", "routing", b"routing", "shape", b"shape"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budgeting", b"budgeting", "dispatch", b"dispatch", "failure_policy", b"failure_policy", "halting", b"halting", "interruption", b"interruption", "layer_timeout", b"layer_timeout", "max_attempts", b"max_attempts", "max_rounds", b"max_rounds", "min_gain_per_1000_tokens", b"min_gain_per_1000_tokens", "route", b"route", "routing", b"routing", "shape", b"shape"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -292,9 +442,13 @@ class Budget(_message.Message):
     MAX_COST_FIELD_NUMBER: _builtins.int
     DEADLINE_FIELD_NUMBER: _builtins.int
     max_tokens: _builtins.int
-    """Most tokens, prompt plus completion, over all calls. 1 to 10,000,000."""
+    """Most tokens, prompt plus completion, over all calls. 1 to 10,000,000; 0 with
+    max_cost set: what the money buys at the cheapest price, which it is read as.
+    """
     max_cost: _builtins.float
-    """Most money, in the currency of the routes' prices; 0: no limit."""
+    """Most money, in the currency of the routes' prices; 0: no limit. Refused when a
+    route that the job may use has no price.
+    """
     @_builtins.property
     def deadline(self) -> _duration_pb2.Duration:
         """Time until the answer must be there, from acceptance. Default 10 minutes,
@@ -369,7 +523,7 @@ class JobSpec(_message.Message):
     (setting).
     """
     total_budget_tokens: _builtins.int
-    """Short form of budget.max_tokens. One of the two is required."""
+    """Short form of budget.max_tokens. One of the two, or budget.max_cost, is required."""
     @_builtins.property
     def documents(self) -> _containers.RepeatedCompositeFieldContainer[Global___DocumentInput]:
         """What to work from; 32 MiB per job at most (setting), 1,000 documents at most."""
@@ -474,7 +628,9 @@ Global___TaskStatus: _TypeAlias = TaskStatus  # noqa: Y015
 
 @_typing.final
 class LedgerRow(_message.Message):
-    """One row of a receipt: one LLM call."""
+    """One row of a receipt. Rows are only ever added: the sum of the CALL rows is what
+    is spent, the sum of unknown_tokens is what is unknown.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -483,6 +639,9 @@ class LedgerRow(_message.Message):
     ROLE_FIELD_NUMBER: _builtins.int
     CALL_FIELD_NUMBER: _builtins.int
     COST_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    UNKNOWN_TOKENS_FIELD_NUMBER: _builtins.int
+    SETTLE_TIME_FIELD_NUMBER: _builtins.int
     task_uid: _builtins.str
     """The MetaAgent's name for the task; "p.1" planning, "r.1" reducing."""
     attempt: _builtins.int
@@ -491,9 +650,19 @@ class LedgerRow(_message.Message):
     """Who called."""
     cost: _builtins.float
     """Money, in the currency of the route's prices."""
+    kind: Global___LedgerRowKind.ValueType
+    """What the row books."""
+    unknown_tokens: _builtins.int
+    """Tokens that became unknown (UNKNOWN, above 0) or known (RECONCILIATION, below
+    0); 0 for a CALL.
+    """
     @_builtins.property
     def call(self) -> _attempt_pb2.CallUsage:
-        """What it cost."""
+        """What it cost. Unset unless the row is a CALL."""
+
+    @_builtins.property
+    def settle_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was booked, by database time."""
 
     def __init__(
         self,
@@ -503,10 +672,13 @@ class LedgerRow(_message.Message):
         role: _common_pb2.Role.ValueType = ...,
         call: _attempt_pb2.CallUsage | None = ...,
         cost: _builtins.float = ...,
+        kind: Global___LedgerRowKind.ValueType = ...,
+        unknown_tokens: _builtins.int = ...,
+        settle_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["call", b"call"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "settle_time", b"settle_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "call", b"call", "cost", b"cost", "role", b"role", "task_uid", b"task_uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "call", b"call", "cost", b"cost", "kind", b"kind", "role", b"role", "settle_time", b"settle_time", "task_uid", b"task_uid", "unknown_tokens", b"unknown_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -529,6 +701,8 @@ class Ledger(_message.Message):
     REASONING_TOKENS_FIELD_NUMBER: _builtins.int
     COST_FIELD_NUMBER: _builtins.int
     ROWS_FIELD_NUMBER: _builtins.int
+    MAX_COST_FIELD_NUMBER: _builtins.int
+    OUTSTANDING_COST_FIELD_NUMBER: _builtins.int
     budget_tokens: _builtins.int
     """What the job may spend, top-ups included."""
     spent_tokens: _builtins.int
@@ -549,6 +723,10 @@ class Ledger(_message.Message):
     """The part of them that was reasoning."""
     cost: _builtins.float
     """Money spent."""
+    max_cost: _builtins.float
+    """Most money it may cost, top-ups included; 0: no limit."""
+    outstanding_cost: _builtins.float
+    """Money that running and lost calls may cost at most."""
     @_builtins.property
     def rows(self) -> _containers.RepeatedCompositeFieldContainer[Global___LedgerRow]:
         """One row a call, in the order they settled. Only in GetJob and at the end."""
@@ -567,10 +745,12 @@ class Ledger(_message.Message):
         reasoning_tokens: _builtins.int = ...,
         cost: _builtins.float = ...,
         rows: _abc.Iterable[Global___LedgerRow] | None = ...,
+        max_cost: _builtins.float = ...,
+        outstanding_cost: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget_tokens", b"budget_tokens", "cached_prompt_tokens", b"cached_prompt_tokens", "completion_tokens", b"completion_tokens", "cost", b"cost", "outstanding_tokens", b"outstanding_tokens", "prompt_tokens", b"prompt_tokens", "reasoning_tokens", b"reasoning_tokens", "reserved_tokens", b"reserved_tokens", "rows", b"rows", "spent_tokens", b"spent_tokens", "unknown_tokens", b"unknown_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget_tokens", b"budget_tokens", "cached_prompt_tokens", b"cached_prompt_tokens", "completion_tokens", b"completion_tokens", "cost", b"cost", "max_cost", b"max_cost", "outstanding_cost", b"outstanding_cost", "outstanding_tokens", b"outstanding_tokens", "prompt_tokens", b"prompt_tokens", "reasoning_tokens", b"reasoning_tokens", "reserved_tokens", b"reserved_tokens", "rows", b"rows", "spent_tokens", b"spent_tokens", "unknown_tokens", b"unknown_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -607,6 +787,9 @@ class Job(_message.Message):
     CONCURRENCY_FIELD_NUMBER: _builtins.int
     CRITICAL_PATH_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
+    SHAPE_DECISION_FIELD_NUMBER: _builtins.int
+    SHAPE_OUTCOME_FIELD_NUMBER: _builtins.int
+    ROUNDS_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     """Its id: "job-" and 26 characters that sort by time."""
     tenant: _builtins.str
@@ -691,6 +874,18 @@ class Job(_message.Message):
     def failure(self) -> _common_pb2.Failure:
         """Why it failed; unset unless FAILED."""
 
+    @_builtins.property
+    def shape_decision(self) -> Global___ShapeDecided:
+        """Why one agent or a team, and what both were predicted to cost."""
+
+    @_builtins.property
+    def shape_outcome(self) -> Global___ShapeOutcome:
+        """How far that prediction was off; unset while the job runs."""
+
+    @_builtins.property
+    def rounds(self) -> _containers.RepeatedCompositeFieldContainer[Global___RoundJudged]:
+        """How the answer was judged after each reducing."""
+
     def __init__(
         self,
         *,
@@ -719,10 +914,13 @@ class Job(_message.Message):
         concurrency: _abc.Iterable[_common_pb2.Concurrency] | None = ...,
         critical_path: _abc.Iterable[_builtins.str] | None = ...,
         failure: _common_pb2.Failure | None = ...,
+        shape_decision: Global___ShapeDecided | None = ...,
+        shape_outcome: Global___ShapeOutcome | None = ...,
+        rounds: _abc.Iterable[Global___RoundJudged] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "brief", b"brief", "budget", b"budget", "create_time", b"create_time", "deadline_time", b"deadline_time", "end_time", b"end_time", "failure", b"failure", "ledger", b"ledger", "policy", b"policy", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "brief", b"brief", "budget", b"budget", "create_time", b"create_time", "deadline_time", b"deadline_time", "end_time", b"end_time", "failure", b"failure", "ledger", b"ledger", "policy", b"policy", "shape_decision", b"shape_decision", "shape_outcome", b"shape_outcome", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_timings", b"agent_timings", "answer", b"answer", "brief", b"brief", "budget", b"budget", "concurrency", b"concurrency", "create_time", b"create_time", "critical_path", b"critical_path", "deadline_time", b"deadline_time", "documents", b"documents", "end_time", b"end_time", "failure", b"failure", "items", b"items", "job_id", b"job_id", "last_sequence", b"last_sequence", "layer_barriers", b"layer_barriers", "ledger", b"ledger", "plan_source", b"plan_source", "policy", b"policy", "shape", b"shape", "start_time", b"start_time", "state", b"state", "state_reason", b"state_reason", "task_description", b"task_description", "tasks", b"tasks", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_timings", b"agent_timings", "answer", b"answer", "brief", b"brief", "budget", b"budget", "concurrency", b"concurrency", "create_time", b"create_time", "critical_path", b"critical_path", "deadline_time", b"deadline_time", "documents", b"documents", "end_time", b"end_time", "failure", b"failure", "items", b"items", "job_id", b"job_id", "last_sequence", b"last_sequence", "layer_barriers", b"layer_barriers", "ledger", b"ledger", "plan_source", b"plan_source", "policy", b"policy", "rounds", b"rounds", "shape", b"shape", "shape_decision", b"shape_decision", "shape_outcome", b"shape_outcome", "start_time", b"start_time", "state", b"state", "state_reason", b"state_reason", "task_description", b"task_description", "tasks", b"tasks", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -758,6 +956,9 @@ class JobEvent(_message.Message):
     CANCEL_REQUESTED_FIELD_NUMBER: _builtins.int
     BUDGET_GRANTED_FIELD_NUMBER: _builtins.int
     JOB_FINISHED_FIELD_NUMBER: _builtins.int
+    TOKENS_MOVED_FIELD_NUMBER: _builtins.int
+    PLAN_TRIMMED_FIELD_NUMBER: _builtins.int
+    ROUND_JUDGED_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     """The job."""
     sequence: _builtins.int
@@ -846,6 +1047,18 @@ class JobEvent(_message.Message):
     def job_finished(self) -> Global___JobFinished:
         """The job ended. Always the last event."""
 
+    @_builtins.property
+    def tokens_moved(self) -> Global___TokensMoved:
+        """Tokens moved between tasks and the job's pool."""
+
+    @_builtins.property
+    def plan_trimmed(self) -> Global___PlanTrimmed:
+        """Work was merged or given up because the budget does not pay for it."""
+
+    @_builtins.property
+    def round_judged(self) -> Global___RoundJudged:
+        """The answer was judged: halt, or another round."""
+
     def __init__(
         self,
         *,
@@ -873,12 +1086,15 @@ class JobEvent(_message.Message):
         cancel_requested: Global___CancelRequested | None = ...,
         budget_granted: Global___BudgetGranted | None = ...,
         job_finished: Global___JobFinished | None = ...,
+        tokens_moved: Global___TokensMoved | None = ...,
+        plan_trimmed: Global___PlanTrimmed | None = ...,
+        round_judged: Global___RoundJudged | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt_finished", b"attempt_finished", "attempt_lost", b"attempt_lost", "attempt_reported", b"attempt_reported", "attempt_started", b"attempt_started", "attempt_stopped", b"attempt_stopped", "brief_written", b"brief_written", "budget_granted", b"budget_granted", "call_granted", b"call_granted", "call_settled", b"call_settled", "cancel_requested", b"cancel_requested", "interrupt_requested", b"interrupt_requested", "job_claimed", b"job_claimed", "job_created", b"job_created", "job_finished", b"job_finished", "payload", b"payload", "plan_closed", b"plan_closed", "shape_decided", b"shape_decided", "state_changed", b"state_changed", "task_admitted", b"task_admitted", "task_settled", b"task_settled", "time", b"time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt_finished", b"attempt_finished", "attempt_lost", b"attempt_lost", "attempt_reported", b"attempt_reported", "attempt_started", b"attempt_started", "attempt_stopped", b"attempt_stopped", "brief_written", b"brief_written", "budget_granted", b"budget_granted", "call_granted", b"call_granted", "call_settled", b"call_settled", "cancel_requested", b"cancel_requested", "interrupt_requested", b"interrupt_requested", "job_claimed", b"job_claimed", "job_created", b"job_created", "job_finished", b"job_finished", "payload", b"payload", "plan_closed", b"plan_closed", "plan_trimmed", b"plan_trimmed", "round_judged", b"round_judged", "shape_decided", b"shape_decided", "state_changed", b"state_changed", "task_admitted", b"task_admitted", "task_settled", b"task_settled", "time", b"time", "tokens_moved", b"tokens_moved"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_finished", b"attempt_finished", "attempt_lost", b"attempt_lost", "attempt_reported", b"attempt_reported", "attempt_started", b"attempt_started", "attempt_stopped", b"attempt_stopped", "brief_written", b"brief_written", "budget_granted", b"budget_granted", "call_granted", b"call_granted", "call_settled", b"call_settled", "cancel_requested", b"cancel_requested", "epoch", b"epoch", "event_id", b"event_id", "interrupt_requested", b"interrupt_requested", "job_claimed", b"job_claimed", "job_created", b"job_created", "job_finished", b"job_finished", "job_id", b"job_id", "payload", b"payload", "plan_closed", b"plan_closed", "sequence", b"sequence", "shape_decided", b"shape_decided", "state_changed", b"state_changed", "task_admitted", b"task_admitted", "task_settled", b"task_settled", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_finished", b"attempt_finished", "attempt_lost", b"attempt_lost", "attempt_reported", b"attempt_reported", "attempt_started", b"attempt_started", "attempt_stopped", b"attempt_stopped", "brief_written", b"brief_written", "budget_granted", b"budget_granted", "call_granted", b"call_granted", "call_settled", b"call_settled", "cancel_requested", b"cancel_requested", "epoch", b"epoch", "event_id", b"event_id", "interrupt_requested", b"interrupt_requested", "job_claimed", b"job_claimed", "job_created", b"job_created", "job_finished", b"job_finished", "job_id", b"job_id", "payload", b"payload", "plan_closed", b"plan_closed", "plan_trimmed", b"plan_trimmed", "round_judged", b"round_judged", "sequence", b"sequence", "shape_decided", b"shape_decided", "state_changed", b"state_changed", "task_admitted", b"task_admitted", "task_settled", b"task_settled", "time", b"time", "tokens_moved", b"tokens_moved"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["job_created", "job_claimed", "state_changed", "shape_decided", "brief_written", "task_admitted", "plan_closed", "task_settled", "attempt_started", "call_granted", "call_settled", "attempt_finished", "attempt_lost", "attempt_stopped", "attempt_reported", "interrupt_requested", "cancel_requested", "budget_granted", "job_finished"]  # noqa: Y015
+    _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["job_created", "job_claimed", "state_changed", "shape_decided", "brief_written", "task_admitted", "plan_closed", "task_settled", "attempt_started", "call_granted", "call_settled", "attempt_finished", "attempt_lost", "attempt_stopped", "attempt_reported", "interrupt_requested", "cancel_requested", "budget_granted", "job_finished", "tokens_moved", "plan_trimmed", "round_judged"]  # noqa: Y015
     _WhichOneofArgType_payload: _TypeAlias = _typing.Literal["payload", b"payload"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_payload) -> _WhichOneofReturnType_payload | None: ...
 
@@ -1017,6 +1233,12 @@ class ShapeDecided(_message.Message):
     DOCUMENT_TOKENS_FIELD_NUMBER: _builtins.int
     ROUTE_FIELD_NUMBER: _builtins.int
     RESERVED_TOKENS_FIELD_NUMBER: _builtins.int
+    PREDICTED_SINGLE_TIME_FIELD_NUMBER: _builtins.int
+    PREDICTED_TEAM_TIME_FIELD_NUMBER: _builtins.int
+    TIME_FOR_WORK_FIELD_NUMBER: _builtins.int
+    MAX_BATCH_FIELD_NUMBER: _builtins.int
+    SAFE_CONTEXT_TOKENS_FIELD_NUMBER: _builtins.int
+    SAMPLES_FIELD_NUMBER: _builtins.int
     shape: Global___JobShape.ValueType
     """What was decided."""
     reason: _builtins.str
@@ -1033,6 +1255,24 @@ class ShapeDecided(_message.Message):
     """The route whose profile was used."""
     reserved_tokens: _builtins.int
     """Tokens ring-fenced for reducing."""
+    max_batch: _builtins.int
+    """Most items that one call of the route answers well."""
+    safe_context_tokens: _builtins.int
+    """Tokens of documents that the route's context holds safely."""
+    samples: _builtins.int
+    """Measured calls behind the prediction; 0: the route's profile alone."""
+    @_builtins.property
+    def predicted_single_time(self) -> _duration_pb2.Duration:
+        """Predicted time with one agent."""
+
+    @_builtins.property
+    def predicted_team_time(self) -> _duration_pb2.Duration:
+        """Predicted time with a team."""
+
+    @_builtins.property
+    def time_for_work(self) -> _duration_pb2.Duration:
+        """Time that there is for work."""
+
     def __init__(
         self,
         *,
@@ -1044,14 +1284,66 @@ class ShapeDecided(_message.Message):
         document_tokens: _builtins.int = ...,
         route: _builtins.str = ...,
         reserved_tokens: _builtins.int = ...,
+        predicted_single_time: _duration_pb2.Duration | None = ...,
+        predicted_team_time: _duration_pb2.Duration | None = ...,
+        time_for_work: _duration_pb2.Duration | None = ...,
+        max_batch: _builtins.int = ...,
+        safe_context_tokens: _builtins.int = ...,
+        samples: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["predicted_single_time", b"predicted_single_time", "predicted_team_time", b"predicted_team_time", "time_for_work", b"time_for_work"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["document_tokens", b"document_tokens", "items", b"items", "predicted_single_tokens", b"predicted_single_tokens", "predicted_team_tokens", b"predicted_team_tokens", "reason", b"reason", "reserved_tokens", b"reserved_tokens", "route", b"route", "shape", b"shape"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document_tokens", b"document_tokens", "items", b"items", "max_batch", b"max_batch", "predicted_single_time", b"predicted_single_time", "predicted_single_tokens", b"predicted_single_tokens", "predicted_team_time", b"predicted_team_time", "predicted_team_tokens", b"predicted_team_tokens", "reason", b"reason", "reserved_tokens", b"reserved_tokens", "route", b"route", "safe_context_tokens", b"safe_context_tokens", "samples", b"samples", "shape", b"shape", "time_for_work", b"time_for_work"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ShapeDecided: _TypeAlias = ShapeDecided  # noqa: Y015
+
+@_typing.final
+class ShapeOutcome(_message.Message):
+    """How far the prediction of a job's shape was off."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHAPE_FIELD_NUMBER: _builtins.int
+    PREDICTED_TOKENS_FIELD_NUMBER: _builtins.int
+    ACTUAL_TOKENS_FIELD_NUMBER: _builtins.int
+    ERROR_PERCENT_FIELD_NUMBER: _builtins.int
+    PREDICTED_TIME_FIELD_NUMBER: _builtins.int
+    ACTUAL_TIME_FIELD_NUMBER: _builtins.int
+    shape: Global___JobShape.ValueType
+    """The shape that was taken."""
+    predicted_tokens: _builtins.int
+    """Tokens that were predicted for it."""
+    actual_tokens: _builtins.int
+    """Tokens that it cost, unknown ones included."""
+    error_percent: _builtins.float
+    """100 * (actual - predicted) / predicted, in percent."""
+    @_builtins.property
+    def predicted_time(self) -> _duration_pb2.Duration:
+        """Time that was predicted for it."""
+
+    @_builtins.property
+    def actual_time(self) -> _duration_pb2.Duration:
+        """Time that it took, from its first attempt to its last."""
+
+    def __init__(
+        self,
+        *,
+        shape: Global___JobShape.ValueType = ...,
+        predicted_tokens: _builtins.int = ...,
+        actual_tokens: _builtins.int = ...,
+        error_percent: _builtins.float = ...,
+        predicted_time: _duration_pb2.Duration | None = ...,
+        actual_time: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["actual_time", b"actual_time", "predicted_time", b"predicted_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actual_time", b"actual_time", "actual_tokens", b"actual_tokens", "error_percent", b"error_percent", "predicted_time", b"predicted_time", "predicted_tokens", b"predicted_tokens", "shape", b"shape"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShapeOutcome: _TypeAlias = ShapeOutcome  # noqa: Y015
 
 @_typing.final
 class BriefWritten(_message.Message):
@@ -1090,6 +1382,7 @@ class TaskAdmitted(_message.Message):
     SOURCE_FIELD_NUMBER: _builtins.int
     EXPECTED_PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     EXPECTED_COMPLETION_TOKENS_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
     task_uid: _builtins.str
     """The MetaAgent's name for it."""
     allotted_tokens: _builtins.int
@@ -1106,6 +1399,10 @@ class TaskAdmitted(_message.Message):
     def task(self) -> _task_pb2.Task:
         """The task, defaults filled in."""
 
+    @_builtins.property
+    def value(self) -> Global___ValueEstimate:
+        """What it is expected to be worth, and from what that was estimated."""
+
     def __init__(
         self,
         *,
@@ -1116,14 +1413,73 @@ class TaskAdmitted(_message.Message):
         source: _attempt_pb2.PlanSource.ValueType = ...,
         expected_prompt_tokens: _builtins.int = ...,
         expected_completion_tokens: _builtins.int = ...,
+        value: Global___ValueEstimate | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["task", b"task"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["task", b"task", "value", b"value"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allotted_tokens", b"allotted_tokens", "expected_completion_tokens", b"expected_completion_tokens", "expected_prompt_tokens", b"expected_prompt_tokens", "layer_id", b"layer_id", "source", b"source", "task", b"task", "task_uid", b"task_uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allotted_tokens", b"allotted_tokens", "expected_completion_tokens", b"expected_completion_tokens", "expected_prompt_tokens", b"expected_prompt_tokens", "layer_id", b"layer_id", "source", b"source", "task", b"task", "task_uid", b"task_uid", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TaskAdmitted: _TypeAlias = TaskAdmitted  # noqa: Y015
+
+@_typing.final
+class ValueEstimate(_message.Message):
+    """What some tokens are expected to buy: the one estimator by which tokens are
+    allotted, moved and kept, with the inputs it was made from.
+
+    Gain is counted in answered items. An item counts 1 when its answer stands in the
+    source, 0.5 when it does not, 0.25 as an extract (the weights of
+    Answer.confidence); so answering an item that has an extract gains at most 0.75.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEMS_FIELD_NUMBER: _builtins.int
+    EXPECTED_WEIGHT_FIELD_NUMBER: _builtins.int
+    WEIGHT_NOW_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    GAIN_FIELD_NUMBER: _builtins.int
+    GAIN_PER_1000_TOKENS_FIELD_NUMBER: _builtins.int
+    PROBABILITY_FIELD_NUMBER: _builtins.int
+    SAMPLES_FIELD_NUMBER: _builtins.int
+    items: _builtins.int
+    """Items that would gain."""
+    expected_weight: _builtins.float
+    """Mean weight an answer of the route, kind and complexity has had."""
+    weight_now: _builtins.float
+    """Mean weight of these items without the tokens."""
+    tokens: _builtins.int
+    """Tokens it would take."""
+    gain: _builtins.float
+    """Expected gain, in answered items: items * (expected_weight - weight_now) *
+    probability.
+    """
+    gain_per_1000_tokens: _builtins.float
+    """1000 * gain / tokens."""
+    probability: _builtins.float
+    """Probability that these tokens suffice for it, from the measured completions."""
+    samples: _builtins.int
+    """Measured answers behind expected_weight; 0: the prior alone."""
+    def __init__(
+        self,
+        *,
+        items: _builtins.int = ...,
+        expected_weight: _builtins.float = ...,
+        weight_now: _builtins.float = ...,
+        tokens: _builtins.int = ...,
+        gain: _builtins.float = ...,
+        gain_per_1000_tokens: _builtins.float = ...,
+        probability: _builtins.float = ...,
+        samples: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expected_weight", b"expected_weight", "gain", b"gain", "gain_per_1000_tokens", b"gain_per_1000_tokens", "items", b"items", "probability", b"probability", "samples", b"samples", "tokens", b"tokens", "weight_now", b"weight_now"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ValueEstimate: _TypeAlias = ValueEstimate  # noqa: Y015
 
 @_typing.final
 class PlanClosed(_message.Message):
@@ -1171,12 +1527,21 @@ class TaskSettled(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
     REFUNDED_TOKENS_FIELD_NUMBER: _builtins.int
+    PREDICTED_GAIN_FIELD_NUMBER: _builtins.int
+    REALISED_GAIN_FIELD_NUMBER: _builtins.int
+    SPENT_TOKENS_FIELD_NUMBER: _builtins.int
     task_uid: _builtins.str
     """The task."""
     state: Global___TaskState.ValueType
     """SUCCEEDED, PARTIAL, FAILED or SKIPPED."""
     refunded_tokens: _builtins.int
     """Tokens that returned to the job's pool."""
+    predicted_gain: _builtins.float
+    """What its admission predicted, in answered items."""
+    realised_gain: _builtins.float
+    """What it has brought, in the same measure."""
+    spent_tokens: _builtins.int
+    """Tokens spent on it, unknown ones included."""
     @_builtins.property
     def failure(self) -> _common_pb2.Failure:
         """Why it is not whole."""
@@ -1188,14 +1553,271 @@ class TaskSettled(_message.Message):
         state: Global___TaskState.ValueType = ...,
         failure: _common_pb2.Failure | None = ...,
         refunded_tokens: _builtins.int = ...,
+        predicted_gain: _builtins.float = ...,
+        realised_gain: _builtins.float = ...,
+        spent_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "refunded_tokens", b"refunded_tokens", "state", b"state", "task_uid", b"task_uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "predicted_gain", b"predicted_gain", "realised_gain", b"realised_gain", "refunded_tokens", b"refunded_tokens", "spent_tokens", b"spent_tokens", "state", b"state", "task_uid", b"task_uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TaskSettled: _TypeAlias = TaskSettled  # noqa: Y015
+
+@_typing.final
+class TokensMoved(_message.Message):
+    """Tokens moved. Unnamed ends are the job's pool."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FROM_TASK_UID_FIELD_NUMBER: _builtins.int
+    TO_TASK_UID_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    ESTIMATE_FIELD_NUMBER: _builtins.int
+    POOL_TOKENS_FIELD_NUMBER: _builtins.int
+    from_task_uid: _builtins.str
+    """Task that gives; empty: the pool."""
+    to_task_uid: _builtins.str
+    """Task that gets; empty: the pool."""
+    tokens: _builtins.int
+    """How many."""
+    reason: _builtins.str
+    """Why, in words."""
+    pool_tokens: _builtins.int
+    """Tokens in the pool before."""
+    @_builtins.property
+    def estimate(self) -> Global___ValueEstimate:
+        """What they are expected to buy where they go; unset when they go to the pool."""
+
+    def __init__(
+        self,
+        *,
+        from_task_uid: _builtins.str = ...,
+        to_task_uid: _builtins.str = ...,
+        tokens: _builtins.int = ...,
+        reason: _builtins.str = ...,
+        estimate: Global___ValueEstimate | None = ...,
+        pool_tokens: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["estimate", b"estimate"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["estimate", b"estimate", "from_task_uid", b"from_task_uid", "pool_tokens", b"pool_tokens", "reason", b"reason", "to_task_uid", b"to_task_uid", "tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TokensMoved: _TypeAlias = TokensMoved  # noqa: Y015
+
+@_typing.final
+class Trimmed(_message.Message):
+    """One task that the budget does not pay for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_UID_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
+    INTO_TASK_UID_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    task_uid: _builtins.str
+    """The task."""
+    action: Global___TrimAction.ValueType
+    """What becomes of it."""
+    into_task_uid: _builtins.str
+    """The task that got its items; empty unless merged."""
+    @_builtins.property
+    def value(self) -> Global___ValueEstimate:
+        """What it was expected to be worth: the least valuable go first."""
+
+    def __init__(
+        self,
+        *,
+        task_uid: _builtins.str = ...,
+        action: Global___TrimAction.ValueType = ...,
+        into_task_uid: _builtins.str = ...,
+        value: Global___ValueEstimate | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "into_task_uid", b"into_task_uid", "task_uid", b"task_uid", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Trimmed: _TypeAlias = Trimmed  # noqa: Y015
+
+@_typing.final
+class PlanTrimmed(_message.Message):
+    """Work was merged or given up because the budget does not pay for all of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NEEDED_TOKENS_FIELD_NUMBER: _builtins.int
+    AVAILABLE_TOKENS_FIELD_NUMBER: _builtins.int
+    TASKS_FIELD_NUMBER: _builtins.int
+    needed_tokens: _builtins.int
+    """Tokens that all tasks would need."""
+    available_tokens: _builtins.int
+    """Tokens that there are for them."""
+    @_builtins.property
+    def tasks(self) -> _containers.RepeatedCompositeFieldContainer[Global___Trimmed]:
+        """What was done, in order."""
+
+    def __init__(
+        self,
+        *,
+        needed_tokens: _builtins.int = ...,
+        available_tokens: _builtins.int = ...,
+        tasks: _abc.Iterable[Global___Trimmed] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["available_tokens", b"available_tokens", "needed_tokens", b"needed_tokens", "tasks", b"tasks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlanTrimmed: _TypeAlias = PlanTrimmed  # noqa: Y015
+
+@_typing.final
+class RoundFeatures(_message.Message):
+    """What a decision about another round was made from. A halting policy is a function
+    of these and nothing else.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEMS_FIELD_NUMBER: _builtins.int
+    ANSWERED_FIELD_NUMBER: _builtins.int
+    GROUNDED_FIELD_NUMBER: _builtins.int
+    EXTRACTS_FIELD_NUMBER: _builtins.int
+    MISSING_FIELD_NUMBER: _builtins.int
+    MEAN_LOGPROB_FIELD_NUMBER: _builtins.int
+    AGREEMENT_FIELD_NUMBER: _builtins.int
+    QUALITY_FIELD_NUMBER: _builtins.int
+    QUALITY_BEFORE_FIELD_NUMBER: _builtins.int
+    CALIBRATED_FIELD_NUMBER: _builtins.int
+    TOKENS_LEFT_FIELD_NUMBER: _builtins.int
+    TIME_LEFT_FIELD_NUMBER: _builtins.int
+    TIME_NEEDED_FIELD_NUMBER: _builtins.int
+    REDUCE_TOKENS_FIELD_NUMBER: _builtins.int
+    ANOTHER_ROUND_FIELD_NUMBER: _builtins.int
+    MAX_ROUNDS_FIELD_NUMBER: _builtins.int
+    MIN_GAIN_PER_1000_TOKENS_FIELD_NUMBER: _builtins.int
+    items: _builtins.int
+    """Items of the job."""
+    answered: _builtins.int
+    """Items that a model answered."""
+    grounded: _builtins.int
+    """Those of them whose answer stands in the source."""
+    extracts: _builtins.int
+    """Items answered by an extract."""
+    missing: _builtins.int
+    """Items without an answer."""
+    mean_logprob: _builtins.float
+    """Mean log-probability of the answers that have one; 0 when none has."""
+    agreement: _builtins.float
+    """Share of the items answered in two rounds whose answers agree; -1 when there
+    are none.
+    """
+    quality: _builtins.float
+    """Estimated mean quality of the answer, 0 to 1: by the route's calibration, else
+    by the weights of Answer.confidence.
+    """
+    quality_before: _builtins.float
+    """The quality after the round before; 0 in the first."""
+    calibrated: _builtins.bool
+    """Whether the route's signals are calibrated."""
+    tokens_left: _builtins.int
+    """Tokens that another round could have."""
+    reduce_tokens: _builtins.int
+    """Tokens that reducing after another round would take."""
+    max_rounds: _builtins.int
+    """Rounds that the job may have."""
+    min_gain_per_1000_tokens: _builtins.float
+    """The least gain per 1,000 tokens that is worth a round."""
+    @_builtins.property
+    def time_left(self) -> _duration_pb2.Duration:
+        """Time that another round could have."""
+
+    @_builtins.property
+    def time_needed(self) -> _duration_pb2.Duration:
+        """Time that another round is expected to take."""
+
+    @_builtins.property
+    def another_round(self) -> Global___ValueEstimate:
+        """What another round is expected to gain, and its tokens without reducing."""
+
+    def __init__(
+        self,
+        *,
+        items: _builtins.int = ...,
+        answered: _builtins.int = ...,
+        grounded: _builtins.int = ...,
+        extracts: _builtins.int = ...,
+        missing: _builtins.int = ...,
+        mean_logprob: _builtins.float = ...,
+        agreement: _builtins.float = ...,
+        quality: _builtins.float = ...,
+        quality_before: _builtins.float = ...,
+        calibrated: _builtins.bool = ...,
+        tokens_left: _builtins.int = ...,
+        time_left: _duration_pb2.Duration | None = ...,
+        time_needed: _duration_pb2.Duration | None = ...,
+        reduce_tokens: _builtins.int = ...,
+        another_round: Global___ValueEstimate | None = ...,
+        max_rounds: _builtins.int = ...,
+        min_gain_per_1000_tokens: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["another_round", b"another_round", "time_left", b"time_left", "time_needed", b"time_needed"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreement", b"agreement", "another_round", b"another_round", "answered", b"answered", "calibrated", b"calibrated", "extracts", b"extracts", "grounded", b"grounded", "items", b"items", "max_rounds", b"max_rounds", "mean_logprob", b"mean_logprob", "min_gain_per_1000_tokens", b"min_gain_per_1000_tokens", "missing", b"missing", "quality", b"quality", "quality_before", b"quality_before", "reduce_tokens", b"reduce_tokens", "time_left", b"time_left", "time_needed", b"time_needed", "tokens_left", b"tokens_left"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RoundFeatures: _TypeAlias = RoundFeatures  # noqa: Y015
+
+@_typing.final
+class RoundJudged(_message.Message):
+    """The answer of a round was judged."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROUND_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
+    FEATURES_FIELD_NUMBER: _builtins.int
+    ANOTHER_ROUND_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    KEEPS_PREVIOUS_ANSWER_FIELD_NUMBER: _builtins.int
+    round: _builtins.int
+    """The round, from 1."""
+    policy: Global___HaltingPolicy.ValueType
+    """The policy that judged."""
+    another_round: _builtins.bool
+    """Whether another round follows."""
+    reason: _builtins.str
+    """Why, in words."""
+    keeps_previous_answer: _builtins.bool
+    """Whether the answer of the round before is kept, because this one is not better."""
+    @_builtins.property
+    def features(self) -> Global___RoundFeatures:
+        """What it judged from."""
+
+    def __init__(
+        self,
+        *,
+        round: _builtins.int = ...,
+        policy: Global___HaltingPolicy.ValueType = ...,
+        features: Global___RoundFeatures | None = ...,
+        another_round: _builtins.bool = ...,
+        reason: _builtins.str = ...,
+        keeps_previous_answer: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["features", b"features"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["another_round", b"another_round", "features", b"features", "keeps_previous_answer", b"keeps_previous_answer", "policy", b"policy", "reason", b"reason", "round", b"round"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RoundJudged: _TypeAlias = RoundJudged  # noqa: Y015
 
 @_typing.final
 class AttemptStarted(_message.Message):
@@ -1256,6 +1878,12 @@ class CallGranted(_message.Message):
     REF_FIELD_NUMBER: _builtins.int
     GRANT_FIELD_NUMBER: _builtins.int
     INTENT_FIELD_NUMBER: _builtins.int
+    FROM_POOL_TOKENS_FIELD_NUMBER: _builtins.int
+    ESTIMATE_FIELD_NUMBER: _builtins.int
+    from_pool_tokens: _builtins.int
+    """The part of the grant that came from the job's pool rather than from what the
+    task had set aside.
+    """
     @_builtins.property
     def ref(self) -> _attempt_pb2.AttemptRef:
         """The attempt."""
@@ -1268,16 +1896,22 @@ class CallGranted(_message.Message):
     def intent(self) -> _attempt_pb2.CallIntent:
         """What was asked for."""
 
+    @_builtins.property
+    def estimate(self) -> Global___ValueEstimate:
+        """What the part from the pool is expected to buy; unset when there is none."""
+
     def __init__(
         self,
         *,
         ref: _attempt_pb2.AttemptRef | None = ...,
         grant: _attempt_pb2.Grant | None = ...,
         intent: _attempt_pb2.CallIntent | None = ...,
+        from_pool_tokens: _builtins.int = ...,
+        estimate: Global___ValueEstimate | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["grant", b"grant", "intent", b"intent", "ref", b"ref"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["estimate", b"estimate", "grant", b"grant", "intent", b"intent", "ref", b"ref"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["grant", b"grant", "intent", b"intent", "ref", b"ref"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["estimate", b"estimate", "from_pool_tokens", b"from_pool_tokens", "grant", b"grant", "intent", b"intent", "ref", b"ref"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1394,13 +2028,29 @@ class AttemptStopped(_message.Message):
     REF_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     NOTE_FIELD_NUMBER: _builtins.int
+    CAUSE_FIELD_NUMBER: _builtins.int
+    ELAPSED_FIELD_NUMBER: _builtins.int
+    EXPECTED_FIELD_NUMBER: _builtins.int
+    WAITING_TASKS_FIELD_NUMBER: _builtins.int
     reason: _attempt_pb2.StopReason.ValueType
     """Why."""
     note: _builtins.str
     """In words."""
+    cause: Global___InterruptCause.ValueType
+    """What led to it."""
+    waiting_tasks: _builtins.int
+    """Tasks that wait for it."""
     @_builtins.property
     def ref(self) -> _attempt_pb2.AttemptRef:
         """The attempt."""
+
+    @_builtins.property
+    def elapsed(self) -> _duration_pb2.Duration:
+        """With STRAGGLER: how long the attempt has taken."""
+
+    @_builtins.property
+    def expected(self) -> _duration_pb2.Duration:
+        """With STRAGGLER: how long one of its kind takes, by the measured quantile."""
 
     def __init__(
         self,
@@ -1408,10 +2058,14 @@ class AttemptStopped(_message.Message):
         ref: _attempt_pb2.AttemptRef | None = ...,
         reason: _attempt_pb2.StopReason.ValueType = ...,
         note: _builtins.str = ...,
+        cause: Global___InterruptCause.ValueType = ...,
+        elapsed: _duration_pb2.Duration | None = ...,
+        expected: _duration_pb2.Duration | None = ...,
+        waiting_tasks: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ref", b"ref"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["elapsed", b"elapsed", "expected", b"expected", "ref", b"ref"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["note", b"note", "reason", b"reason", "ref", b"ref"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "elapsed", b"elapsed", "expected", b"expected", "note", b"note", "reason", b"reason", "ref", b"ref", "waiting_tasks", b"waiting_tasks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1515,19 +2169,23 @@ class BudgetGranted(_message.Message):
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     TOKENS_FIELD_NUMBER: _builtins.int
+    COST_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The request's id. The same id adds once."""
     tokens: _builtins.int
     """Tokens added."""
+    cost: _builtins.float
+    """Money added, in the currency of the routes' prices."""
     def __init__(
         self,
         *,
         request_id: _builtins.str = ...,
         tokens: _builtins.int = ...,
+        cost: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "request_id", b"request_id", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1548,6 +2206,8 @@ class JobFinished(_message.Message):
     CONCURRENCY_FIELD_NUMBER: _builtins.int
     CRITICAL_PATH_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
+    SHAPE_OUTCOME_FIELD_NUMBER: _builtins.int
+    NEXT_1000_TOKENS_FIELD_NUMBER: _builtins.int
     state: Global___JobState.ValueType
     """SUCCEEDED, PARTIAL, FAILED or CANCELLED."""
     reason: _builtins.str
@@ -1580,6 +2240,14 @@ class JobFinished(_message.Message):
     def failure(self) -> _common_pb2.Failure:
         """Why it failed; unset unless FAILED."""
 
+    @_builtins.property
+    def shape_outcome(self) -> Global___ShapeOutcome:
+        """How far the prediction of its shape was off; unset when nothing was started."""
+
+    @_builtins.property
+    def next_1000_tokens(self) -> Global___ValueEstimate:
+        """What the next 1,000 tokens would have bought, by the same estimator."""
+
     def __init__(
         self,
         *,
@@ -1592,10 +2260,12 @@ class JobFinished(_message.Message):
         concurrency: _abc.Iterable[_common_pb2.Concurrency] | None = ...,
         critical_path: _abc.Iterable[_builtins.str] | None = ...,
         failure: _common_pb2.Failure | None = ...,
+        shape_outcome: Global___ShapeOutcome | None = ...,
+        next_1000_tokens: Global___ValueEstimate | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "failure", b"failure", "ledger", b"ledger"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "failure", b"failure", "ledger", b"ledger", "next_1000_tokens", b"next_1000_tokens", "shape_outcome", b"shape_outcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_timings", b"agent_timings", "answer", b"answer", "concurrency", b"concurrency", "critical_path", b"critical_path", "failure", b"failure", "layer_barriers", b"layer_barriers", "ledger", b"ledger", "reason", b"reason", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_timings", b"agent_timings", "answer", b"answer", "concurrency", b"concurrency", "critical_path", b"critical_path", "failure", b"failure", "layer_barriers", b"layer_barriers", "ledger", b"ledger", "next_1000_tokens", b"next_1000_tokens", "reason", b"reason", "shape_outcome", b"shape_outcome", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -28,10 +28,11 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from hma.v1 import attempt_pb2 as hma_dot_v1_dot_attempt__pb2
 from hma.v1 import common_pb2 as hma_dot_v1_dot_common__pb2
+from hma.v1 import explanation_pb2 as hma_dot_v1_dot_explanation__pb2
 from hma.v1 import job_pb2 as hma_dot_v1_dot_job__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17hma/v1/meta_agent.proto\x12\x06hma.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14hma/v1/attempt.proto\x1a\x13hma/v1/common.proto\x1a\x10hma/v1/job.proto\"s\n\x10\x43reateJobRequest\x12\"\n\x03job\x18\x01 \x01(\x0b\x32\x0f.hma.v1.JobSpecB\x04\xe2\x41\x01\x02\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\'\n\x04wait\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"q\n\x11\x43reateJobResponse\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x1f\n\x05state\x18\x02 \x01(\x0e\x32\x10.hma.v1.JobState\x12\x11\n\twatch_url\x18\x03 \x01(\t\x12\x18\n\x03job\x18\x04 \x01(\x0b\x32\x0b.hma.v1.Job\"N\n\rGetJobRequest\x12\x14\n\x06job_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\'\n\x04wait\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"Z\n\x0fListJobsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12 \n\x06states\x18\x03 \x03(\x0e\x32\x10.hma.v1.JobState\"F\n\x10ListJobsResponse\x12\x19\n\x04jobs\x18\x01 \x03(\x0b\x32\x0b.hma.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"T\n\x0fWatchJobRequest\x12\x14\n\x06job_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x05\x12\x13\n\x0b\x65vents_only\x18\x03 \x01(\x08\"h\n\x10WatchJobResponse\x12!\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x10.hma.v1.JobEventH\x00\x12\'\n\x08progress\x18\x02 \x01(\x0b\x32\x13.hma.v1.JobProgressH\x00\x42\x08\n\x06update\"L\n\x10\x43\x61ncelJobRequest\x12\x14\n\x06job_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"O\n\x13InterruptJobRequest\x12\x14\n\x06job_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"T\n\x12GrantBudgetRequest\x12\x14\n\x06job_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x14\n\x06tokens\x18\x03 \x01(\x05\x42\x04\xe2\x41\x01\x02\"<\n\x10\x44\x65leteJobRequest\x12\x14\n\x06job_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"\x13\n\x11\x44\x65leteJobResponse\"\x18\n\x16GetSystemStatusRequest\"P\n\tComponent\x12\x0c\n\x04name\x18\x01 \x01(\t\x12%\n\x05state\x18\x02 \x01(\x0e\x32\x16.hma.v1.ComponentState\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\"\xc2\x01\n\x0cSystemStatus\x12%\n\ncomponents\x18\x01 \x03(\x0b\x32\x11.hma.v1.Component\x12\x10\n\x08replicas\x18\x02 \x01(\x05\x12\x13\n\x0bqueued_jobs\x18\x03 \x01(\x05\x12\x14\n\x0crunning_jobs\x18\x04 \x01(\x05\x12\x13\n\x0bready_tasks\x18\x05 \x01(\x05\x12\x0f\n\x07version\x18\x06 \x01(\t\x12(\n\x04time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x86\x01\n\x14ReportAttemptRequest\x12%\n\x03ref\x18\x01 \x01(\x0b\x32\x12.hma.v1.AttemptRefB\x04\xe2\x41\x01\x02\x12+\n\x06result\x18\x02 \x01(\x0b\x32\x15.hma.v1.AttemptResultB\x04\xe2\x41\x01\x02\x12\x1a\n\x04role\x18\x03 \x01(\x0e\x32\x0c.hma.v1.Role\")\n\x15ReportAttemptResponse\x12\x10\n\x08recorded\x18\x01 \x01(\x08\"F\n\x13ReadDocumentRequest\x12\x14\n\x06job_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x19\n\x0b\x64ocument_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\"%\n\x14ReadDocumentResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c*\x81\x01\n\x0e\x43omponentState\x12\x1f\n\x1b\x43OMPONENT_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x43OMPONENT_STATE_UP\x10\x01\x12\x1c\n\x18\x43OMPONENT_STATE_STARTING\x10\x02\x12\x18\n\x14\x43OMPONENT_STATE_DOWN\x10\x03\x32\xc8\x06\n\x10MetaAgentService\x12g\n\tCreateJob\x12\x18.hma.v1.CreateJobRequest\x1a\x19.hma.v1.CreateJobResponse\"%\x82\xd3\xe4\x93\x02\x1f\"\x08/v1/jobs:\x03jobZ\x0e\"\x07/submit:\x03job\x12G\n\x06GetJob\x12\x15.hma.v1.GetJobRequest\x1a\x0b.hma.v1.Job\"\x19\x82\xd3\xe4\x93\x02\x13\x12\x11/v1/jobs/{job_id}\x12O\n\x08ListJobs\x12\x17.hma.v1.ListJobsRequest\x1a\x18.hma.v1.ListJobsResponse\"\x10\x82\xd3\xe4\x93\x02\n\x12\x08/v1/jobs\x12`\n\x08WatchJob\x12\x17.hma.v1.WatchJobRequest\x1a\x18.hma.v1.WatchJobResponse\"\x1f\x82\xd3\xe4\x93\x02\x19\x12\x17/v1/jobs/{job_id}:watch0\x01\x12W\n\tCancelJob\x12\x18.hma.v1.CancelJobRequest\x1a\x0b.hma.v1.Job\"#\x82\xd3\xe4\x93\x02\x1d\"\x18/v1/jobs/{job_id}:cancel:\x01*\x12`\n\x0cInterruptJob\x12\x1b.hma.v1.InterruptJobRequest\x1a\x0b.hma.v1.Job\"&\x82\xd3\xe4\x93\x02 \"\x1b/v1/jobs/{job_id}:interrupt:\x01*\x12Z\n\x0bGrantBudget\x12\x1a.hma.v1.GrantBudgetRequest\x1a\x0b.hma.v1.Job\"\"\x82\xd3\xe4\x93\x02\x1c\"\x17/v1/jobs/{job_id}:grant:\x01*\x12[\n\tDeleteJob\x12\x18.hma.v1.DeleteJobRequest\x1a\x19.hma.v1.DeleteJobResponse\"\x19\x82\xd3\xe4\x93\x02\x13*\x11/v1/jobs/{job_id}\x12[\n\x0fGetSystemStatus\x12\x1e.hma.v1.GetSystemStatusRequest\x1a\x14.hma.v1.SystemStatus\"\x12\x82\xd3\xe4\x93\x02\x0c\x12\n/v1/status2\xac\x01\n\x0fInternalService\x12L\n\rReportAttempt\x12\x1c.hma.v1.ReportAttemptRequest\x1a\x1d.hma.v1.ReportAttemptResponse\x12K\n\x0cReadDocument\x12\x1b.hma.v1.ReadDocumentRequest\x1a\x1c.hma.v1.ReadDocumentResponse0\x01\x42\x30Z.github.com/hma-project/hma/gen/go/hma/v1;hmav1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17hma/v1/meta_agent.proto\x12\x06hma.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14hma/v1/attempt.proto\x1a\x13hma/v1/common.proto\x1a\x18hma/v1/explanation.proto\x1a\x10hma/v1/job.proto\"s\n\x10\x43reateJobRequest\x12\"\n\x03job\x18\x01 \x01(\x0b\x32\x0f.hma.v1.JobSpecB\x04\xe2\x41\x01\x02\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\'\n\x04wait\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"q\n\x11\x43reateJobResponse\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x1f\n\x05state\x18\x02 \x01(\x0e\x32\x10.hma.v1.JobState\x12\x11\n\twatch_url\x18\x03 \x01(\t\x12\x18\n\x03job\x18\x04 \x01(\x0b\x32\x0b.hma.v1.Job\"N\n\rGetJobRequest\x12\x14\n\x06job_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\'\n\x04wait\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"Z\n\x0fListJobsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12 \n\x06states\x18\x03 \x03(\x0e\x32\x10.hma.v1.JobState\"F\n\x10ListJobsResponse\x12\x19\n\x04jobs\x18\x01 \x03(\x0b\x32\x0b.hma.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"T\n\x0fWatchJobRequest\x12\x14\n\x06job_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x05\x12\x13\n\x0b\x65vents_only\x18\x03 \x01(\x08\"h\n\x10WatchJobResponse\x12!\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x10.hma.v1.JobEventH\x00\x12\'\n\x08progress\x18\x02 \x01(\x0b\x32\x13.hma.v1.JobProgressH\x00\x42\x08\n\x06update\"L\n\x10\x43\x61ncelJobRequest\x12\x14\n\x06job_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"O\n\x13InterruptJobRequest\x12\x14\n\x06job_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\\\n\x12GrantBudgetRequest\x12\x14\n\x06job_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0e\n\x06tokens\x18\x03 \x01(\x05\x12\x0c\n\x04\x63ost\x18\x04 \x01(\x01\")\n\x11\x45xplainJobRequest\x12\x14\n\x06job_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"\xb9\x01\n\x0fGetUsageRequest\x12!\n\x02\x62y\x18\x01 \x03(\x0e\x32\x15.hma.v1.UsageGrouping\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\"\xe7\x01\n\x08UsageRow\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\r\n\x05route\x18\x02 \x01(\t\x12\x0b\n\x03\x64\x61y\x18\x03 \x01(\t\x12\x0c\n\x04jobs\x18\x04 \x01(\x03\x12\r\n\x05\x63\x61lls\x18\x05 \x01(\x03\x12\x15\n\rprompt_tokens\x18\x06 \x01(\x03\x12\x1c\n\x14\x63\x61\x63hed_prompt_tokens\x18\x07 \x01(\x03\x12\x19\n\x11\x63ompletion_tokens\x18\x08 \x01(\x03\x12\x18\n\x10reasoning_tokens\x18\t \x01(\x03\x12\x1a\n\x12upper_bound_tokens\x18\n \x01(\x03\x12\x0c\n\x04\x63ost\x18\x0b \x01(\x01\"l\n\x10GetUsageResponse\x12\x1e\n\x04rows\x18\x01 \x03(\x0b\x32\x10.hma.v1.UsageRow\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x1f\n\x05total\x18\x03 \x01(\x0b\x32\x10.hma.v1.UsageRow\"<\n\x10\x44\x65leteJobRequest\x12\x14\n\x06job_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"\x13\n\x11\x44\x65leteJobResponse\"\x18\n\x16GetSystemStatusRequest\"P\n\tComponent\x12\x0c\n\x04name\x18\x01 \x01(\t\x12%\n\x05state\x18\x02 \x01(\x0e\x32\x16.hma.v1.ComponentState\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\"\xc2\x01\n\x0cSystemStatus\x12%\n\ncomponents\x18\x01 \x03(\x0b\x32\x11.hma.v1.Component\x12\x10\n\x08replicas\x18\x02 \x01(\x05\x12\x13\n\x0bqueued_jobs\x18\x03 \x01(\x05\x12\x14\n\x0crunning_jobs\x18\x04 \x01(\x05\x12\x13\n\x0bready_tasks\x18\x05 \x01(\x05\x12\x0f\n\x07version\x18\x06 \x01(\t\x12(\n\x04time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x86\x01\n\x14ReportAttemptRequest\x12%\n\x03ref\x18\x01 \x01(\x0b\x32\x12.hma.v1.AttemptRefB\x04\xe2\x41\x01\x02\x12+\n\x06result\x18\x02 \x01(\x0b\x32\x15.hma.v1.AttemptResultB\x04\xe2\x41\x01\x02\x12\x1a\n\x04role\x18\x03 \x01(\x0e\x32\x0c.hma.v1.Role\")\n\x15ReportAttemptResponse\x12\x10\n\x08recorded\x18\x01 \x01(\x08\"F\n\x13ReadDocumentRequest\x12\x14\n\x06job_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x19\n\x0b\x64ocument_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\"%\n\x14ReadDocumentResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c*|\n\rUsageGrouping\x12\x1e\n\x1aUSAGE_GROUPING_UNSPECIFIED\x10\x00\x12\x19\n\x15USAGE_GROUPING_TENANT\x10\x01\x12\x18\n\x14USAGE_GROUPING_ROUTE\x10\x02\x12\x16\n\x12USAGE_GROUPING_DAY\x10\x03*\x81\x01\n\x0e\x43omponentState\x12\x1f\n\x1b\x43OMPONENT_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x43OMPONENT_STATE_UP\x10\x01\x12\x1c\n\x18\x43OMPONENT_STATE_STARTING\x10\x02\x12\x18\n\x14\x43OMPONENT_STATE_DOWN\x10\x03\x32\xfb\x07\n\x10MetaAgentService\x12g\n\tCreateJob\x12\x18.hma.v1.CreateJobRequest\x1a\x19.hma.v1.CreateJobResponse\"%\x82\xd3\xe4\x93\x02\x1f\"\x08/v1/jobs:\x03jobZ\x0e\"\x07/submit:\x03job\x12G\n\x06GetJob\x12\x15.hma.v1.GetJobRequest\x1a\x0b.hma.v1.Job\"\x19\x82\xd3\xe4\x93\x02\x13\x12\x11/v1/jobs/{job_id}\x12O\n\x08ListJobs\x12\x17.hma.v1.ListJobsRequest\x1a\x18.hma.v1.ListJobsResponse\"\x10\x82\xd3\xe4\x93\x02\n\x12\x08/v1/jobs\x12`\n\x08WatchJob\x12\x17.hma.v1.WatchJobRequest\x1a\x18.hma.v1.WatchJobResponse\"\x1f\x82\xd3\xe4\x93\x02\x19\x12\x17/v1/jobs/{job_id}:watch0\x01\x12W\n\tCancelJob\x12\x18.hma.v1.CancelJobRequest\x1a\x0b.hma.v1.Job\"#\x82\xd3\xe4\x93\x02\x1d\"\x18/v1/jobs/{job_id}:cancel:\x01*\x12`\n\x0cInterruptJob\x12\x1b.hma.v1.InterruptJobRequest\x1a\x0b.hma.v1.Job\"&\x82\xd3\xe4\x93\x02 \"\x1b/v1/jobs/{job_id}:interrupt:\x01*\x12Z\n\x0bGrantBudget\x12\x1a.hma.v1.GrantBudgetRequest\x1a\x0b.hma.v1.Job\"\"\x82\xd3\xe4\x93\x02\x1c\"\x17/v1/jobs/{job_id}:grant:\x01*\x12_\n\nExplainJob\x12\x19.hma.v1.ExplainJobRequest\x1a\x13.hma.v1.Explanation\"!\x82\xd3\xe4\x93\x02\x1b\x12\x19/v1/jobs/{job_id}:explain\x12P\n\x08GetUsage\x12\x17.hma.v1.GetUsageRequest\x1a\x18.hma.v1.GetUsageResponse\"\x11\x82\xd3\xe4\x93\x02\x0b\x12\t/v1/usage\x12[\n\tDeleteJob\x12\x18.hma.v1.DeleteJobRequest\x1a\x19.hma.v1.DeleteJobResponse\"\x19\x82\xd3\xe4\x93\x02\x13*\x11/v1/jobs/{job_id}\x12[\n\x0fGetSystemStatus\x12\x1e.hma.v1.GetSystemStatusRequest\x1a\x14.hma.v1.SystemStatus\"\x12\x82\xd3\xe4\x93\x02\x0c\x12\n/v1/status2\xac\x01\n\x0fInternalService\x12L\n\rReportAttempt\x12\x1c.hma.v1.ReportAttemptRequest\x1a\x1d.hma.v1.ReportAttemptResponse\x12K\n\x0cReadDocument\x12\x1b.hma.v1.ReadDocumentRequest\x1a\x1c.hma.v1.ReadDocumentResponse0\x01\x42\x30Z.github.com/hma-project/hma/gen/go/hma/v1;hmav1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -51,8 +52,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_INTERRUPTJOBREQUEST'].fields_by_name['job_id']._serialized_options = b'\342A\001\002'
   _globals['_GRANTBUDGETREQUEST'].fields_by_name['job_id']._loaded_options = None
   _globals['_GRANTBUDGETREQUEST'].fields_by_name['job_id']._serialized_options = b'\342A\001\002'
-  _globals['_GRANTBUDGETREQUEST'].fields_by_name['tokens']._loaded_options = None
-  _globals['_GRANTBUDGETREQUEST'].fields_by_name['tokens']._serialized_options = b'\342A\001\002'
+  _globals['_EXPLAINJOBREQUEST'].fields_by_name['job_id']._loaded_options = None
+  _globals['_EXPLAINJOBREQUEST'].fields_by_name['job_id']._serialized_options = b'\342A\001\002'
   _globals['_DELETEJOBREQUEST'].fields_by_name['job_id']._loaded_options = None
   _globals['_DELETEJOBREQUEST'].fields_by_name['job_id']._serialized_options = b'\342A\001\002'
   _globals['_REPORTATTEMPTREQUEST'].fields_by_name['ref']._loaded_options = None
@@ -77,52 +78,66 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_METAAGENTSERVICE'].methods_by_name['InterruptJob']._serialized_options = b'\202\323\344\223\002 \"\033/v1/jobs/{job_id}:interrupt:\001*'
   _globals['_METAAGENTSERVICE'].methods_by_name['GrantBudget']._loaded_options = None
   _globals['_METAAGENTSERVICE'].methods_by_name['GrantBudget']._serialized_options = b'\202\323\344\223\002\034\"\027/v1/jobs/{job_id}:grant:\001*'
+  _globals['_METAAGENTSERVICE'].methods_by_name['ExplainJob']._loaded_options = None
+  _globals['_METAAGENTSERVICE'].methods_by_name['ExplainJob']._serialized_options = b'\202\323\344\223\002\033\022\031/v1/jobs/{job_id}:explain'
+  _globals['_METAAGENTSERVICE'].methods_by_name['GetUsage']._loaded_options = None
+  _globals['_METAAGENTSERVICE'].methods_by_name['GetUsage']._serialized_options = b'\202\323\344\223\002\013\022\t/v1/usage'
   _globals['_METAAGENTSERVICE'].methods_by_name['DeleteJob']._loaded_options = None
   _globals['_METAAGENTSERVICE'].methods_by_name['DeleteJob']._serialized_options = b'\202\323\344\223\002\023*\021/v1/jobs/{job_id}'
   _globals['_METAAGENTSERVICE'].methods_by_name['GetSystemStatus']._loaded_options = None
   _globals['_METAAGENTSERVICE'].methods_by_name['GetSystemStatus']._serialized_options = b'\202\323\344\223\002\014\022\n/v1/status'
-  _globals['_COMPONENTSTATE']._serialized_start=1817
-  _globals['_COMPONENTSTATE']._serialized_end=1946
-  _globals['_CREATEJOBREQUEST']._serialized_start=224
-  _globals['_CREATEJOBREQUEST']._serialized_end=339
-  _globals['_CREATEJOBRESPONSE']._serialized_start=341
-  _globals['_CREATEJOBRESPONSE']._serialized_end=454
-  _globals['_GETJOBREQUEST']._serialized_start=456
-  _globals['_GETJOBREQUEST']._serialized_end=534
-  _globals['_LISTJOBSREQUEST']._serialized_start=536
-  _globals['_LISTJOBSREQUEST']._serialized_end=626
-  _globals['_LISTJOBSRESPONSE']._serialized_start=628
-  _globals['_LISTJOBSRESPONSE']._serialized_end=698
-  _globals['_WATCHJOBREQUEST']._serialized_start=700
-  _globals['_WATCHJOBREQUEST']._serialized_end=784
-  _globals['_WATCHJOBRESPONSE']._serialized_start=786
-  _globals['_WATCHJOBRESPONSE']._serialized_end=890
-  _globals['_CANCELJOBREQUEST']._serialized_start=892
-  _globals['_CANCELJOBREQUEST']._serialized_end=968
-  _globals['_INTERRUPTJOBREQUEST']._serialized_start=970
-  _globals['_INTERRUPTJOBREQUEST']._serialized_end=1049
-  _globals['_GRANTBUDGETREQUEST']._serialized_start=1051
-  _globals['_GRANTBUDGETREQUEST']._serialized_end=1135
-  _globals['_DELETEJOBREQUEST']._serialized_start=1137
-  _globals['_DELETEJOBREQUEST']._serialized_end=1197
-  _globals['_DELETEJOBRESPONSE']._serialized_start=1199
-  _globals['_DELETEJOBRESPONSE']._serialized_end=1218
-  _globals['_GETSYSTEMSTATUSREQUEST']._serialized_start=1220
-  _globals['_GETSYSTEMSTATUSREQUEST']._serialized_end=1244
-  _globals['_COMPONENT']._serialized_start=1246
-  _globals['_COMPONENT']._serialized_end=1326
-  _globals['_SYSTEMSTATUS']._serialized_start=1329
-  _globals['_SYSTEMSTATUS']._serialized_end=1523
-  _globals['_REPORTATTEMPTREQUEST']._serialized_start=1526
-  _globals['_REPORTATTEMPTREQUEST']._serialized_end=1660
-  _globals['_REPORTATTEMPTRESPONSE']._serialized_start=1662
-  _globals['_REPORTATTEMPTRESPONSE']._serialized_end=1703
-  _globals['_READDOCUMENTREQUEST']._serialized_start=1705
-  _globals['_READDOCUMENTREQUEST']._serialized_end=1775
-  _globals['_READDOCUMENTRESPONSE']._serialized_start=1777
-  _globals['_READDOCUMENTRESPONSE']._serialized_end=1814
-  _globals['_METAAGENTSERVICE']._serialized_start=1949
-  _globals['_METAAGENTSERVICE']._serialized_end=2789
-  _globals['_INTERNALSERVICE']._serialized_start=2792
-  _globals['_INTERNALSERVICE']._serialized_end=2964
+  _globals['_USAGEGROUPING']._serialized_start=2425
+  _globals['_USAGEGROUPING']._serialized_end=2549
+  _globals['_COMPONENTSTATE']._serialized_start=2552
+  _globals['_COMPONENTSTATE']._serialized_end=2681
+  _globals['_CREATEJOBREQUEST']._serialized_start=250
+  _globals['_CREATEJOBREQUEST']._serialized_end=365
+  _globals['_CREATEJOBRESPONSE']._serialized_start=367
+  _globals['_CREATEJOBRESPONSE']._serialized_end=480
+  _globals['_GETJOBREQUEST']._serialized_start=482
+  _globals['_GETJOBREQUEST']._serialized_end=560
+  _globals['_LISTJOBSREQUEST']._serialized_start=562
+  _globals['_LISTJOBSREQUEST']._serialized_end=652
+  _globals['_LISTJOBSRESPONSE']._serialized_start=654
+  _globals['_LISTJOBSRESPONSE']._serialized_end=724
+  _globals['_WATCHJOBREQUEST']._serialized_start=726
+  _globals['_WATCHJOBREQUEST']._serialized_end=810
+  _globals['_WATCHJOBRESPONSE']._serialized_start=812
+  _globals['_WATCHJOBRESPONSE']._serialized_end=916
+  _globals['_CANCELJOBREQUEST']._serialized_start=918
+  _globals['_CANCELJOBREQUEST']._serialized_end=994
+  _globals['_INTERRUPTJOBREQUEST']._serialized_start=996
+  _globals['_INTERRUPTJOBREQUEST']._serialized_end=1075
+  _globals['_GRANTBUDGETREQUEST']._serialized_start=1077
+  _globals['_GRANTBUDGETREQUEST']._serialized_end=1169
+  _globals['_EXPLAINJOBREQUEST']._serialized_start=1171
+  _globals['_EXPLAINJOBREQUEST']._serialized_end=1212
+  _globals['_GETUSAGEREQUEST']._serialized_start=1215
+  _globals['_GETUSAGEREQUEST']._serialized_end=1400
+  _globals['_USAGEROW']._serialized_start=1403
+  _globals['_USAGEROW']._serialized_end=1634
+  _globals['_GETUSAGERESPONSE']._serialized_start=1636
+  _globals['_GETUSAGERESPONSE']._serialized_end=1744
+  _globals['_DELETEJOBREQUEST']._serialized_start=1746
+  _globals['_DELETEJOBREQUEST']._serialized_end=1806
+  _globals['_DELETEJOBRESPONSE']._serialized_start=1808
+  _globals['_DELETEJOBRESPONSE']._serialized_end=1827
+  _globals['_GETSYSTEMSTATUSREQUEST']._serialized_start=1829
+  _globals['_GETSYSTEMSTATUSREQUEST']._serialized_end=1853
+  _globals['_COMPONENT']._serialized_start=1855
+  _globals['_COMPONENT']._serialized_end=1935
+  _globals['_SYSTEMSTATUS']._serialized_start=1938
+  _globals['_SYSTEMSTATUS']._serialized_end=2132
+  _globals['_REPORTATTEMPTREQUEST']._serialized_start=2135
+  _globals['_REPORTATTEMPTREQUEST']._serialized_end=2269
+  _globals['_REPORTATTEMPTRESPONSE']._serialized_start=2271
+  _globals['_REPORTATTEMPTRESPONSE']._serialized_end=2312
+  _globals['_READDOCUMENTREQUEST']._serialized_start=2314
+  _globals['_READDOCUMENTREQUEST']._serialized_end=2384
+  _globals['_READDOCUMENTRESPONSE']._serialized_start=2386
+  _globals['_READDOCUMENTRESPONSE']._serialized_end=2423
+  _globals['_METAAGENTSERVICE']._serialized_start=2684
+  _globals['_METAAGENTSERVICE']._serialized_end=3703
+  _globals['_INTERNALSERVICE']._serialized_start=3706
+  _globals['_INTERNALSERVICE']._serialized_end=3878
 # @@protoc_insertion_point(module_scope)

@@ -24,6 +24,34 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _UsageGrouping:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _UsageGroupingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_UsageGrouping.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    USAGE_GROUPING_UNSPECIFIED: _UsageGrouping.ValueType  # 0
+    """Not set; no such grouping."""
+    USAGE_GROUPING_TENANT: _UsageGrouping.ValueType  # 1
+    """By tenant."""
+    USAGE_GROUPING_ROUTE: _UsageGrouping.ValueType  # 2
+    """By route."""
+    USAGE_GROUPING_DAY: _UsageGrouping.ValueType  # 3
+    """By day, UTC."""
+
+class UsageGrouping(_UsageGrouping, metaclass=_UsageGroupingEnumTypeWrapper):
+    """What usage is summed by."""
+
+USAGE_GROUPING_UNSPECIFIED: UsageGrouping.ValueType  # 0
+"""Not set; no such grouping."""
+USAGE_GROUPING_TENANT: UsageGrouping.ValueType  # 1
+"""By tenant."""
+USAGE_GROUPING_ROUTE: UsageGrouping.ValueType  # 2
+"""By route."""
+USAGE_GROUPING_DAY: UsageGrouping.ValueType  # 3
+"""By day, UTC."""
+Global___UsageGrouping: _TypeAlias = UsageGrouping  # noqa: Y015
+
 class _ComponentState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -343,26 +371,196 @@ class GrantBudgetRequest(_message.Message):
     JOB_ID_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     TOKENS_FIELD_NUMBER: _builtins.int
+    COST_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     """The job."""
     request_id: _builtins.str
     """As in CreateJobRequest: the same id adds once."""
     tokens: _builtins.int
-    """Tokens to add: 1 or more; the job's total stays within 10,000,000."""
+    """Tokens to add: 1 or more, or 0 with cost; the job's total stays within
+    10,000,000.
+    """
+    cost: _builtins.float
+    """Money to add, above 0, to a job that has max_cost; or 0 with tokens."""
     def __init__(
         self,
         *,
         job_id: _builtins.str = ...,
         request_id: _builtins.str = ...,
         tokens: _builtins.int = ...,
+        cost: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id", "request_id", b"request_id", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "job_id", b"job_id", "request_id", b"request_id", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GrantBudgetRequest: _TypeAlias = GrantBudgetRequest  # noqa: Y015
+
+@_typing.final
+class ExplainJobRequest(_message.Message):
+    """Asks for the reasons behind a job."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    """The job."""
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainJobRequest: _TypeAlias = ExplainJobRequest  # noqa: Y015
+
+@_typing.final
+class GetUsageRequest(_message.Message):
+    """Asks what was used."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BY_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """At most this many rows; 100 when 0, at most 1,000."""
+    page_token: _builtins.str
+    """From the response before; empty for the first page."""
+    @_builtins.property
+    def by(self) -> _containers.RepeatedScalarFieldContainer[Global___UsageGrouping.ValueType]:
+        """What to sum by; several give a row for each combination. Empty: one sum."""
+
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """From this time on; 30 days ago when not set."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """Up to this time; now when not set."""
+
+    def __init__(
+        self,
+        *,
+        by: _abc.Iterable[Global___UsageGrouping.ValueType] | None = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "end_time", b"end_time", "page_size", b"page_size", "page_token", b"page_token", "start_time", b"start_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetUsageRequest: _TypeAlias = GetUsageRequest  # noqa: Y015
+
+@_typing.final
+class UsageRow(_message.Message):
+    """One sum."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    ROUTE_FIELD_NUMBER: _builtins.int
+    DAY_FIELD_NUMBER: _builtins.int
+    JOBS_FIELD_NUMBER: _builtins.int
+    CALLS_FIELD_NUMBER: _builtins.int
+    PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
+    CACHED_PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
+    COMPLETION_TOKENS_FIELD_NUMBER: _builtins.int
+    REASONING_TOKENS_FIELD_NUMBER: _builtins.int
+    UPPER_BOUND_TOKENS_FIELD_NUMBER: _builtins.int
+    COST_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """The tenant; empty unless grouped by it."""
+    route: _builtins.str
+    """The route; empty unless grouped by it."""
+    day: _builtins.str
+    """The day as YYYY-MM-DD, UTC; empty unless grouped by it."""
+    jobs: _builtins.int
+    """Jobs that made calls."""
+    calls: _builtins.int
+    """LLM calls."""
+    prompt_tokens: _builtins.int
+    """Prompt tokens, cached ones included."""
+    cached_prompt_tokens: _builtins.int
+    """The part of them that the server had cached."""
+    completion_tokens: _builtins.int
+    """Completion tokens, reasoning included."""
+    reasoning_tokens: _builtins.int
+    """The part of them that was reasoning."""
+    upper_bound_tokens: _builtins.int
+    """Of prompt and completion tokens: those that are upper bounds, because the server's
+    count is not known.
+    """
+    cost: _builtins.float
+    """Money, in the currency of the routes' prices."""
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        route: _builtins.str = ...,
+        day: _builtins.str = ...,
+        jobs: _builtins.int = ...,
+        calls: _builtins.int = ...,
+        prompt_tokens: _builtins.int = ...,
+        cached_prompt_tokens: _builtins.int = ...,
+        completion_tokens: _builtins.int = ...,
+        reasoning_tokens: _builtins.int = ...,
+        upper_bound_tokens: _builtins.int = ...,
+        cost: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_prompt_tokens", b"cached_prompt_tokens", "calls", b"calls", "completion_tokens", b"completion_tokens", "cost", b"cost", "day", b"day", "jobs", b"jobs", "prompt_tokens", b"prompt_tokens", "reasoning_tokens", b"reasoning_tokens", "route", b"route", "tenant", b"tenant", "upper_bound_tokens", b"upper_bound_tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UsageRow: _TypeAlias = UsageRow  # noqa: Y015
+
+@_typing.final
+class GetUsageResponse(_message.Message):
+    """What was used."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROWS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """For the next page; empty on the last."""
+    @_builtins.property
+    def rows(self) -> _containers.RepeatedCompositeFieldContainer[Global___UsageRow]:
+        """The sums; by day the latest first, then by tokens, most first."""
+
+    @_builtins.property
+    def total(self) -> Global___UsageRow:
+        """Over all rows of all pages."""
+
+    def __init__(
+        self,
+        *,
+        rows: _abc.Iterable[Global___UsageRow] | None = ...,
+        next_page_token: _builtins.str = ...,
+        total: Global___UsageRow | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["total", b"total"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "rows", b"rows", "total", b"total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetUsageResponse: _TypeAlias = GetUsageResponse  # noqa: Y015
 
 @_typing.final
 class DeleteJobRequest(_message.Message):

@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from hma.v1 import explanation_pb2 as hma_dot_v1_dot_explanation__pb2
 from hma.v1 import job_pb2 as hma_dot_v1_dot_job__pb2
 from hma.v1 import meta_agent_pb2 as hma_dot_v1_dot_meta__agent__pb2
 
@@ -72,6 +73,16 @@ class MetaAgentServiceStub:
                 request_serializer=hma_dot_v1_dot_meta__agent__pb2.GrantBudgetRequest.SerializeToString,
                 response_deserializer=hma_dot_v1_dot_job__pb2.Job.FromString,
                 _registered_method=True)
+        self.ExplainJob = channel.unary_unary(
+                '/hma.v1.MetaAgentService/ExplainJob',
+                request_serializer=hma_dot_v1_dot_meta__agent__pb2.ExplainJobRequest.SerializeToString,
+                response_deserializer=hma_dot_v1_dot_explanation__pb2.Explanation.FromString,
+                _registered_method=True)
+        self.GetUsage = channel.unary_unary(
+                '/hma.v1.MetaAgentService/GetUsage',
+                request_serializer=hma_dot_v1_dot_meta__agent__pb2.GetUsageRequest.SerializeToString,
+                response_deserializer=hma_dot_v1_dot_meta__agent__pb2.GetUsageResponse.FromString,
+                _registered_method=True)
         self.DeleteJob = channel.unary_unary(
                 '/hma.v1.MetaAgentService/DeleteJob',
                 request_serializer=hma_dot_v1_dot_meta__agent__pb2.DeleteJobRequest.SerializeToString,
@@ -140,6 +151,21 @@ class MetaAgentServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExplainJob(self, request, context):
+        """Where each token went, what was moved, interrupted and dropped, and why;
+        predicted against realised; what more tokens would have bought.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetUsage(self, request, context):
+        """Tokens and money of the caller's tenant over time, from the ledger.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DeleteJob(self, request, context):
         """Purges an ended job: its documents and its log. A running job is refused.
         """
@@ -191,6 +217,16 @@ def add_MetaAgentServiceServicer_to_server(servicer, server):
                     servicer.GrantBudget,
                     request_deserializer=hma_dot_v1_dot_meta__agent__pb2.GrantBudgetRequest.FromString,
                     response_serializer=hma_dot_v1_dot_job__pb2.Job.SerializeToString,
+            ),
+            'ExplainJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainJob,
+                    request_deserializer=hma_dot_v1_dot_meta__agent__pb2.ExplainJobRequest.FromString,
+                    response_serializer=hma_dot_v1_dot_explanation__pb2.Explanation.SerializeToString,
+            ),
+            'GetUsage': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetUsage,
+                    request_deserializer=hma_dot_v1_dot_meta__agent__pb2.GetUsageRequest.FromString,
+                    response_serializer=hma_dot_v1_dot_meta__agent__pb2.GetUsageResponse.SerializeToString,
             ),
             'DeleteJob': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteJob,
@@ -394,6 +430,60 @@ class MetaAgentService:
             '/hma.v1.MetaAgentService/GrantBudget',
             hma_dot_v1_dot_meta__agent__pb2.GrantBudgetRequest.SerializeToString,
             hma_dot_v1_dot_job__pb2.Job.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hma.v1.MetaAgentService/ExplainJob',
+            hma_dot_v1_dot_meta__agent__pb2.ExplainJobRequest.SerializeToString,
+            hma_dot_v1_dot_explanation__pb2.Explanation.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hma.v1.MetaAgentService/GetUsage',
+            hma_dot_v1_dot_meta__agent__pb2.GetUsageRequest.SerializeToString,
+            hma_dot_v1_dot_meta__agent__pb2.GetUsageResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -5,6 +5,7 @@ meta_agent.proto: the public API, and what services ask of the MetaAgent."""
 
 from collections import abc as _abc
 from grpc import aio as _aio
+from hma.v1 import explanation_pb2 as _explanation_pb2
 from hma.v1 import job_pb2 as _job_pb2
 from hma.v1 import meta_agent_pb2 as _meta_agent_pb2
 import abc as _abc_1
@@ -54,6 +55,12 @@ class MetaAgentServiceStub:
     """"Stop working, answer now with what you have." """
     GrantBudget: _grpc.UnaryUnaryMultiCallable[_meta_agent_pb2.GrantBudgetRequest, _job_pb2.Job]
     """Adds budget to a job that has not ended."""
+    ExplainJob: _grpc.UnaryUnaryMultiCallable[_meta_agent_pb2.ExplainJobRequest, _explanation_pb2.Explanation]
+    """Where each token went, what was moved, interrupted and dropped, and why;
+    predicted against realised; what more tokens would have bought.
+    """
+    GetUsage: _grpc.UnaryUnaryMultiCallable[_meta_agent_pb2.GetUsageRequest, _meta_agent_pb2.GetUsageResponse]
+    """Tokens and money of the caller's tenant over time, from the ledger."""
     DeleteJob: _grpc.UnaryUnaryMultiCallable[_meta_agent_pb2.DeleteJobRequest, _meta_agent_pb2.DeleteJobResponse]
     """Purges an ended job: its documents and its log. A running job is refused."""
     GetSystemStatus: _grpc.UnaryUnaryMultiCallable[_meta_agent_pb2.GetSystemStatusRequest, _meta_agent_pb2.SystemStatus]
@@ -84,6 +91,12 @@ class MetaAgentServiceAsyncStub(MetaAgentServiceStub):
     """"Stop working, answer now with what you have." """
     GrantBudget: _aio.UnaryUnaryMultiCallable[_meta_agent_pb2.GrantBudgetRequest, _job_pb2.Job]  # type: ignore[assignment]
     """Adds budget to a job that has not ended."""
+    ExplainJob: _aio.UnaryUnaryMultiCallable[_meta_agent_pb2.ExplainJobRequest, _explanation_pb2.Explanation]  # type: ignore[assignment]
+    """Where each token went, what was moved, interrupted and dropped, and why;
+    predicted against realised; what more tokens would have bought.
+    """
+    GetUsage: _aio.UnaryUnaryMultiCallable[_meta_agent_pb2.GetUsageRequest, _meta_agent_pb2.GetUsageResponse]  # type: ignore[assignment]
+    """Tokens and money of the caller's tenant over time, from the ledger."""
     DeleteJob: _aio.UnaryUnaryMultiCallable[_meta_agent_pb2.DeleteJobRequest, _meta_agent_pb2.DeleteJobResponse]  # type: ignore[assignment]
     """Purges an ended job: its documents and its log. A running job is refused."""
     GetSystemStatus: _aio.UnaryUnaryMultiCallable[_meta_agent_pb2.GetSystemStatusRequest, _meta_agent_pb2.SystemStatus]  # type: ignore[assignment]
@@ -153,6 +166,24 @@ class MetaAgentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_job_pb2.Job, _abc.Awaitable[_job_pb2.Job]]:
         """Adds budget to a job that has not ended."""
+
+    @_abc_1.abstractmethod
+    def ExplainJob(
+        self,
+        request: _meta_agent_pb2.ExplainJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_explanation_pb2.Explanation, _abc.Awaitable[_explanation_pb2.Explanation]]:
+        """Where each token went, what was moved, interrupted and dropped, and why;
+        predicted against realised; what more tokens would have bought.
+        """
+
+    @_abc_1.abstractmethod
+    def GetUsage(
+        self,
+        request: _meta_agent_pb2.GetUsageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_meta_agent_pb2.GetUsageResponse, _abc.Awaitable[_meta_agent_pb2.GetUsageResponse]]:
+        """Tokens and money of the caller's tenant over time, from the ledger."""
 
     @_abc_1.abstractmethod
     def DeleteJob(

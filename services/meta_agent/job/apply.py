@@ -324,6 +324,11 @@ def _job_finished(fold: JobFold, event: job_pb2.JobEvent) -> JobFold:
     )
 
 
+def _noted(fold: JobFold, event: job_pb2.JobEvent) -> JobFold:
+    """An event that explains and changes nothing."""
+    return fold
+
+
 def _find(fold: JobFold, ref: attempt_pb2.AttemptRef) -> AttemptFold | None:
     return fold.attempts.get((ref.task_uid, ref.attempt))
 
@@ -349,5 +354,8 @@ _APPLIERS: Mapping[str, Applier] = MappingProxyType(
         "cancel_requested": _cancel_requested,
         "budget_granted": _budget_granted,
         "job_finished": _job_finished,
+        "tokens_moved": _noted,
+        "plan_trimmed": _noted,
+        "round_judged": _noted,
     }
 )
