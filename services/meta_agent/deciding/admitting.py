@@ -9,16 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from hma.text.tokens import approximate_tokens
 from hma.v1 import analyst_pb2, attempt_pb2, job_pb2, reducer_pb2, task_pb2
-from services.meta_agent.deciding.budget import RESULT_TOKENS, purse_of, reduce_mode
-from services.meta_agent.deciding.estimate import Estimate, estimate_task
+from services.meta_agent.deciding.budget import purse_of, reduce_mode
+from services.meta_agent.deciding.estimate import (
+    RESULT_TOKENS,
+    Estimate,
+    dependency_tokens,
+    estimate_task,
+)
 from services.meta_agent.deciding.routing import choose_route
 from services.meta_agent.deciding.turn import Turn
+from services.meta_agent.deciding.valuing import value_of
 from services.meta_agent.job.state import AttemptFold, JobFold
-
-GENERATION = 1
-"""Round of planning; the first part of a task's uid."""
 
 
 def admit_fragment(turn: Turn, attempt: AttemptFold, fragment: analyst_pb2.PlanFragment) -> None:
@@ -47,42 +49,38 @@ def admit_task(turn: Turn, task: task_pb2.Task, source: attempt_pb2.PlanSource.V
     sound = _sound(fold, task)
     if task.items and not sound.items:
         return False
-    route, _ = choose_route(sound, fold, turn.rules, turn.observed.routes)
-    estimate = estimate_task(sound, turn.rules.route(route), dependency_tokens(fold, sound))
+    name, _ = choose_route(sound, fold, turn.rules, turn.observed.routes)
+    route = turn.rules.route(name)
+    before = dependency_tokens(fold, sound)
+    estimate = estimate_task(sound, route, before, turn.rules.history)
     if not sound.max_result_tokens:
-        sound.max_result_tokens = max(2 * estimate.calls * estimate.completion, RESULT_TOKENS)
+        usual = max(estimate.completion, estimate.usual)
+        sound.max_result_tokens = max(2 * estimate.calls * usual, RESULT_TOKENS)
+    generation = sum(task.generation == fold.round for task in fold.tasks.values())
     turn.emit(
         task_admitted=job_pb2.TaskAdmitted(
-            task_uid=f"{GENERATION}.{len(fold.tasks) + 1}",
+            task_uid=f"{fold.round}.{generation + 1}",
             task=sound,
             allotted_tokens=_allotment(turn, sound, estimate),
             layer_id=_layer(fold, sound),
             source=source,
             expected_prompt_tokens=estimate.prompt * estimate.calls,
             expected_completion_tokens=estimate.completion * estimate.calls,
+            value=value_of(sound, len(sound.items) or 1, estimate, route, fold, turn.rules),
         )
     )
     return True
 
 
 def unclaimed_items(fold: JobFold) -> list[task_pb2.Item]:
-    """Items of the job that no task has."""
-    claimed = {item.item_id for task in fold.tasks.values() for item in task.task.items}
+    """Items of the job that no task of this round has."""
+    claimed = {
+        item.item_id
+        for task in fold.tasks.values()
+        if task.generation == fold.round
+        for item in task.task.items
+    }
     return [item for item in fold.created.items if item.item_id not in claimed]
-
-
-def dependency_tokens(fold: JobFold, task: task_pb2.Task) -> int:
-    """Estimated tokens of the results that a task's prompt will carry."""
-    tokens = 0
-    for name in task.depends_on:
-        dependency = fold.task_by_id(name)
-        if dependency is None:
-            continue
-        if dependency.result is None:
-            tokens += dependency.task.max_result_tokens or RESULT_TOKENS
-        else:
-            tokens += sum(approximate_tokens(i.answer) for i in dependency.result.items)
-    return tokens
 
 
 def _sound(fold: JobFold, task: task_pb2.Task) -> task_pb2.Task:

@@ -16,8 +16,10 @@ from dataclasses import dataclass
 
 from hma.text.tokens import approximate_tokens
 from hma.v1 import attempt_pb2, common_pb2, job_pb2, reducer_pb2
+from services.meta_agent.deciding.estimate import RESULT_TOKENS
+from services.meta_agent.deciding.money import money_left, tokens_for
 from services.meta_agent.deciding.rules import Rules, is_on
-from services.meta_agent.job.state import PLAN_UID_PREFIX, REDUCE_UID_PREFIX, JobFold, TaskFold
+from services.meta_agent.job.state import PLAN_UID_PREFIX, JobFold, TaskFold
 
 REDUCE_OVERHEAD = 300
 """Prompt tokens of a reduce call besides the results: instructions, items, brief."""
@@ -27,9 +29,6 @@ REDUCE_SHARE = 0.75
 
 NOTES_TOKENS = 400
 """Notes about one group of results, when they are reduced in a tree."""
-
-RESULT_TOKENS = 200
-"""Size of a result whose task names no limit and has not ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +40,8 @@ class Purse:
         planning: Kept for the Analyst until the plan is closed.
         committed: Per unsettled task: its allotment, less what it spent and holds.
         used: Per task: what its attempts spent, hold, or may have spent.
+        unspent: Budget less what is, or may be, spent; of a budget in money, the tokens
+            that it still pays for on the job's route.
         pool: Tokens that nobody has a claim on.
     """
 
@@ -52,12 +53,8 @@ class Purse:
     planning: int
     committed: Mapping[str, int]
     used: Mapping[str, int]
+    unspent: int
     pool: int
-
-    @property
-    def unspent(self) -> int:
-        """Budget less what is, or may be, spent."""
-        return self.budget - self.spent - self.unknown - self.outstanding
 
 
 def purse_of(fold: JobFold, rules: Rules) -> Purse:
@@ -74,6 +71,9 @@ def purse_of(fold: JobFold, rules: Rules) -> Purse:
         if not task.settled
     }
     unspent = fold.budget - fold.spent - fold.unknown - outstanding
+    paid = tokens_for(money_left(fold, rules), rules.job_route(fold))
+    if paid is not None:
+        unspent = min(unspent, paid)
     reserved = min(reserve(fold, rules), max(unspent, 0))
     planning = _planning(fold, rules, used)
     return Purse(
@@ -85,6 +85,7 @@ def purse_of(fold: JobFold, rules: Rules) -> Purse:
         planning=planning,
         committed=committed,
         used=used,
+        unspent=unspent,
         pool=unspent - reserved - planning - sum(committed.values()),
     )
 
@@ -99,30 +100,6 @@ def limit_of(task: TaskFold, purse: Purse, fold: JobFold) -> int:
     if task.task.max_tokens:
         limit = min(limit, task.task.max_tokens - purse.used.get(task.uid, 0))
     return max(limit, 0)
-
-
-def within_money(
-    tokens: int, fold: JobFold, rules: Rules, route: str, task: TaskFold | None = None
-) -> int:
-    """As many of `tokens` as the money that is left pays for on a route.
-
-    What runs or is unknown counts at the dearest price, so the money holds as the
-    tokens do.
-    """
-    dearest = rules.route(route).dearest
-    if dearest <= 0:
-        return tokens
-    limit = fold.created.budget.max_cost
-    if limit:
-        held = sum(
-            a.outstanding * rules.route(a.route).dearest for a in fold.attempts.values() if a.open
-        )
-        held += fold.unknown * max(r.dearest for r in rules.routes.values())
-        tokens = min(tokens, int((limit - fold.cost - held) / dearest))
-    if task is not None and task.task.max_cost:
-        used = sum(a.spent + a.unknown + a.outstanding for a in fold.attempts_of(task.uid))
-        tokens = min(tokens, int(task.task.max_cost / dearest) - used)
-    return max(tokens, 0)
 
 
 def plan_limit(fold: JobFold, rules: Rules) -> int:
@@ -164,7 +141,7 @@ def reserve(fold: JobFold, rules: Rules) -> int:
     """
     if reduce_mode(fold, rules) != reducer_pb2.REDUCE_MODE_PROSE:
         return 0
-    if any(a.uid.startswith(REDUCE_UID_PREFIX) and a.open for a in fold.attempts.values()):
+    if fold.open_attempt(fold.reduce_uid) is not None:
         return 0
     results = sum(_result_tokens(task) for task in fold.tasks.values())
     if not fold.tasks:
@@ -201,15 +178,21 @@ def _planning(fold: JobFold, rules: Rules, used: Mapping[str, int]) -> int:
     return max(allowance - spent, 0)
 
 
-def grant_for(intent: attempt_pb2.CallIntent, limit: int) -> attempt_pb2.Grant:
-    """The answer to an intent: all it asks for, what there is, or a denial.
+def grant_for(
+    intent: attempt_pb2.CallIntent, limit: int, completion: int | None = None
+) -> attempt_pb2.Grant:
+    """The answer to an intent: its exact prompt and a completion, or a denial.
 
     Args:
         intent: What the service wants to spend at most.
         limit: What it may have.
+        completion: Completion tokens it is to have, within what it asks for; all it
+            asks for when None.
     """
-    wanted = intent.prompt_tokens + intent.max_completion_tokens
     least = intent.prompt_tokens + max(intent.min_completion_tokens, 1)
+    wanted = intent.prompt_tokens + intent.max_completion_tokens
+    if completion is not None:
+        wanted = min(wanted, max(intent.prompt_tokens + completion, least))
     tokens = min(wanted, limit)
     if tokens >= least:
         return attempt_pb2.Grant(call=intent.call, tokens=tokens)

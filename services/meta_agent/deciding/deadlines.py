@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hma.v1 import reducer_pb2
 from services.meta_agent.deciding.budget import reduce_mode
+from services.meta_agent.deciding.history import ENOUGH, MERGE, PROSE, REDUCE, Key, route_label
 from services.meta_agent.deciding.rules import Rules
 from services.meta_agent.job.state import JobFold
 
@@ -23,14 +24,22 @@ _MOST_OF_TIME = 0.2
 def work_deadline(fold: JobFold, rules: Rules) -> float:
     """When work must stop so that the answer is there in time.
 
-    The Reducer gets the time that its prose takes, a merge a few seconds, and neither
-    more than a fifth of the job's time.
+    The Reducer gets the time that it has taken before, with a margin; until that is
+    known, the time that its prose takes, or a few seconds for a merge. Never more than a
+    fifth of the job's time.
     """
     total = max(fold.deadline - fold.create_time, 0.0)
-    wanted = rules.reduce_time
-    if reduce_mode(fold, rules) == reducer_pb2.REDUCE_MODE_PROSE:
-        wanted += rules.answer_tokens / TOKENS_PER_SECOND
-    return fold.deadline - min(wanted, _MOST_OF_TIME * total)
+    return fold.deadline - min(reduce_seconds(fold, rules), _MOST_OF_TIME * total)
+
+
+def reduce_seconds(fold: JobFold, rules: Rules) -> float:
+    """Time that is kept for making the answer."""
+    prose = reduce_mode(fold, rules) == reducer_pb2.REDUCE_MODE_PROSE
+    key = Key(route_label(rules.job_route(fold)), REDUCE, PROSE if prose else MERGE)
+    measured = rules.history.record(key).milliseconds
+    if measured.total >= ENOUGH:
+        return 1.0 + 1.5 * measured.quantile(0.95) / 1000
+    return rules.reduce_time + (rules.answer_tokens / TOKENS_PER_SECOND if prose else 0.0)
 
 
 def reduce_deadline(fold: JobFold, now: float) -> float:

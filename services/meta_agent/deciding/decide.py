@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hma.v1 import job_pb2
+from services.meta_agent.deciding.allotting import allot
 from services.meta_agent.deciding.dispatching import dispatch_tasks
 from services.meta_agent.deciding.ending import end_job
 from services.meta_agent.deciding.intake import take_in
@@ -56,6 +57,7 @@ def decide(fold: JobFold, observed: Observations, now: float, rules: Rules) -> D
         stop_work(turn)  # cancel, interrupt, deadline, time limits
         settle_tasks(turn)  # tasks whose last attempt is over: done, or again
         advance_plan(turn)  # shape, Analyst, structural fallback
+        allot(turn)  # tokens where they buy most, when they do not pay for everything
         dispatch_tasks(turn)  # what is ready, affordable and has a place
         advance_reduce(turn)  # all tasks ended: make the answer
         end_job(turn)  # answered, cancelled or out of time: seal

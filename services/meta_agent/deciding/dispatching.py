@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 from hma.v1 import common_pb2, job_pb2
-from services.meta_agent.deciding.admitting import dependency_tokens
-from services.meta_agent.deciding.budget import Purse, limit_of, purse_of, within_money
+from services.meta_agent.deciding.budget import Purse, limit_of, purse_of
 from services.meta_agent.deciding.deadlines import work_deadline
-from services.meta_agent.deciding.estimate import estimate_task
+from services.meta_agent.deciding.money import within_money
 from services.meta_agent.deciding.retrying import next_try, workers_closed_until
 from services.meta_agent.deciding.routing import choose_route
 from services.meta_agent.deciding.stopping import why_stop
 from services.meta_agent.deciding.turn import Turn, failure
+from services.meta_agent.deciding.valuing import estimate_open
 from services.meta_agent.job.layers import heights
 from services.meta_agent.job.state import JobFold, TaskFold
+
+
+@dataclass(frozen=True, slots=True)
+class Unpaid:
+    """A ready task that the budget does not pay for now.
+
+    Attributes:
+        task: The task.
+        limit: Tokens that it could have.
+        floor: Tokens below which trying is hopeless.
+    """
+
+    task: TaskFold
+    limit: int
+    floor: int
 
 
 def dispatch_tasks(turn: Turn) -> None:
@@ -30,13 +48,17 @@ def dispatch_tasks(turn: Turn) -> None:
         turn.wake(closed_until)
         return
     purse = purse_of(turn.fold, turn.rules)
+    unpaid: list[Unpaid] = []
     for task in ready:
         if turn.places <= 0:
             break
         decided = len(turn.events)
-        _start(turn, task, purse)
+        lacking = _start(turn, task, purse)
+        if lacking is not None:
+            unpaid.append(lacking)
         if len(turn.events) > decided:
             purse = purse_of(turn.fold, turn.rules)
+    _do_without(turn, unpaid, purse)
 
 
 def ready_tasks(fold: JobFold) -> list[TaskFold]:
@@ -71,48 +93,61 @@ def _say_whether_workers_answer(turn: Turn, closed_until: float) -> None:
         turn.change_state(fold.state, "tasks run")
 
 
-def _start(turn: Turn, task: TaskFold, purse: Purse) -> None:
-    """Starts one task if that is possible now."""
+def _start(turn: Turn, task: TaskFold, purse: Purse) -> Unpaid | None:
+    """Starts one task if that is possible now; says so when it is not paid for."""
     attempts = turn.fold.attempts_of(task.uid)
     if attempts:
         when = next_try(turn.rules, attempts)
         if turn.now < when:
             turn.wake(when)
-            return
+            return None
     limit = limit_of(task, purse, turn.fold)
     failed = frozenset(a.route for a in attempts if not a.refused)
-    route, reason = choose_route(
+    name, reason = choose_route(
         task.task, turn.fold, turn.rules, turn.observed.routes, limit, failed
     )
-    if not turn.route_state(route).ready:
-        return  # the driver decides again when a route's state changes
-    limit = within_money(limit, turn.fold, turn.rules, route, task)
-    estimate = estimate_task(
-        task.task, turn.rules.route(route), dependency_tokens(turn.fold, task.task)
-    )
+    if not turn.route_state(name).ready:
+        return None  # the driver decides again when a route's state changes
+    limit = within_money(limit, turn.fold, turn.rules, name, reserved=purse.reserved, task=task)
+    estimate = estimate_open(task, turn.fold, turn.rules, turn.rules.route(name))
     if limit < estimate.floor:
-        _do_without(turn, task, limit, estimate.floor)
-        return
-    deadline = min(turn.now + _timeout(turn, task), work_deadline(turn.fold, turn.rules))
+        return Unpaid(task, limit, estimate.floor)
+    # What a grant has too much comes back when the call has settled, unless others
+    # need it meanwhile.
+    wanted = estimate.tight_grant if turn.fold.deferred else estimate.first_grant
     turn.start_attempt(
         task.uid,
         common_pb2.ROLE_WORKER,
-        route=route,
-        tokens=min(estimate.first_grant, limit),
-        deadline=deadline,
+        route=name,
+        tokens=min(wanted, limit),
+        deadline=min(turn.now + _timeout(turn, task), work_deadline(turn.fold, turn.rules)),
         route_reason=reason,
     )
+    return None
 
 
-def _do_without(turn: Turn, task: TaskFold, limit: int, floor: int) -> None:
-    """Skips a task that nobody can pay for any more; else it waits for refunds."""
+def _do_without(turn: Turn, unpaid: Sequence[Unpaid], purse: Purse) -> None:
+    """Skips tasks that nobody can pay for any more, the least valuable first.
+
+    While something runs, they wait for what it leaves.
+    """
     running = any(True for _ in turn.fold.open_attempts())
-    if running or turn.fold.plan_closed is None:
+    if not unpaid or running or turn.fold.plan_closed is None:
         return
-    words = f"the budget does not pay for it: it needs about {floor} tokens, {limit} are left"
-    turn.settle_task(
-        task, job_pb2.TASK_STATE_SKIPPED, failure(common_pb2.FAILURE_CLASS_BUDGET, words)
-    )
+    # What all of them have set aside together would still pay for none.
+    together = max(purse.pool, 0) + sum(purse.committed.get(u.task.uid, 0) for u in unpaid)
+    hopeless = [each for each in unpaid if each.floor > together]
+    for each in hopeless or [min(unpaid, key=_worth)]:
+        words = f"the budget does not pay for it: it needs about {each.floor} tokens"
+        turn.settle_task(
+            each.task,
+            job_pb2.TASK_STATE_SKIPPED,
+            failure(common_pb2.FAILURE_CLASS_BUDGET, f"{words}, {each.limit} are left"),
+        )
+
+
+def _worth(unpaid: Unpaid) -> float:
+    return unpaid.task.value.gain_per_1000_tokens if unpaid.task.value is not None else 0.0
 
 
 def _timeout(turn: Turn, task: TaskFold) -> float:

@@ -50,7 +50,8 @@ def _end_cancelled(turn: Turn, why: str, out_of_time: bool) -> None:
 
 def _abandon_attempts(turn: Turn) -> None:
     for attempt in list(turn.fold.open_attempts()):
-        turn.stop_attempt(attempt, attempt_pb2.STOP_REASON_CANCEL, "the deadline is here")
+        cancel, cause = attempt_pb2.STOP_REASON_CANCEL, job_pb2.INTERRUPT_CAUSE_DEADLINE
+        turn.stop_attempt(attempt, cancel, "the deadline is here", cause)
         turn.lose_attempt(attempt, "the deadline is here")
 
 

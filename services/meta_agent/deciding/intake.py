@@ -4,17 +4,10 @@ from __future__ import annotations
 
 from hma.v1 import attempt_pb2, common_pb2, job_pb2
 from services.meta_agent.deciding.admitting import admit_fragment
-from services.meta_agent.deciding.budget import (
-    grant_for,
-    limit_of,
-    plan_limit,
-    purse_of,
-    reduce_limit,
-    within_money,
-)
+from services.meta_agent.deciding.granting import answer_intent, release_surplus
 from services.meta_agent.deciding.observed import Ended, Intended, Planned, Refused
 from services.meta_agent.deciding.turn import Turn
-from services.meta_agent.job.state import PLAN_UID_PREFIX, AttemptFold
+from services.meta_agent.job.state import AttemptFold
 
 
 def take_in(turn: Turn) -> None:
@@ -68,33 +61,16 @@ def _answer_intent(turn: Turn, attempt: AttemptFold, intent: attempt_pb2.CallInt
         attempt = turn.fold.attempts[attempt.key]
     if intent.call in attempt.settled or covered(attempt.grant, intent):
         return
-    held = attempt.outstanding
     if attempt.stop is not None:
         grant = attempt_pb2.Grant(call=intent.call, denied=True, reason="told to stop")
+        granted = job_pb2.CallGranted(ref=turn.ref(attempt), grant=grant, intent=intent)
     else:
-        # What the attempt holds for this very call is part of the new grant.
-        grant = grant_for(intent, held + _limit(turn, attempt))
-    turn.emit(call_granted=job_pb2.CallGranted(ref=turn.ref(attempt), grant=grant, intent=intent))
+        granted = answer_intent(turn, attempt, intent)
+    turn.emit(call_granted=granted)
+    release_surplus(turn, attempt.key)
 
 
 def covered(grant: attempt_pb2.Grant, intent: attempt_pb2.CallIntent) -> bool:
     """Whether a grant pays for all that the intent asks for."""
     wanted = intent.prompt_tokens + intent.max_completion_tokens
     return grant.call == intent.call and not grant.denied and wanted <= grant.tokens
-
-
-def _limit(turn: Turn, attempt: AttemptFold) -> int:
-    tokens = _tokens(turn, attempt)
-    task = turn.fold.tasks.get(attempt.uid)
-    return within_money(tokens, turn.fold, turn.rules, attempt.route, task)
-
-
-def _tokens(turn: Turn, attempt: AttemptFold) -> int:
-    if attempt.role == common_pb2.ROLE_REDUCER:
-        return reduce_limit(turn.fold, turn.rules)
-    if attempt.uid.startswith(PLAN_UID_PREFIX):
-        return plan_limit(turn.fold, turn.rules)
-    task = turn.fold.tasks.get(attempt.uid)
-    if task is None:
-        return 0
-    return limit_of(task, purse_of(turn.fold, turn.rules), turn.fold)

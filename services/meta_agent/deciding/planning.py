@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from hma.v1 import attempt_pb2, common_pb2, job_pb2, task_pb2
 from services.meta_agent.deciding.admitting import admit_task, unclaimed_items
-from services.meta_agent.deciding.budget import plan_limit, within_money
+from services.meta_agent.deciding.budget import plan_limit, purse_of
 from services.meta_agent.deciding.deadlines import work_deadline
+from services.meta_agent.deciding.money import within_money
 from services.meta_agent.deciding.retrying import next_try
 from services.meta_agent.deciding.shape import decide_shape, single_task
 from services.meta_agent.deciding.stopping import why_stop
@@ -87,7 +88,8 @@ def _ask_analyst(turn: Turn) -> None:
 def _start(turn: Turn) -> None:
     route = turn.rules.job_route(turn.fold)
     tokens = plan_limit(turn.fold, turn.rules) if route.profile.can_plan else 0
-    tokens = within_money(tokens, turn.fold, turn.rules, route.name)
+    reserved = purse_of(turn.fold, turn.rules).reserved
+    tokens = within_money(tokens, turn.fold, turn.rules, route.name, reserved=reserved)
     left = work_deadline(turn.fold, turn.rules) - turn.now
     # Half of what is left is the most that planning may take of the job's time.
     deadline = turn.now + min(turn.rules.plan_timeout, 0.5 * left)

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from hma.v1 import attempt_pb2, common_pb2, job_pb2, reducer_pb2
-from services.meta_agent.deciding.budget import (
-    reduce_limit,
-    reduce_mode,
-    reserve,
-    within_money,
-)
+from services.meta_agent.deciding.budget import reduce_limit, reduce_mode, reserve
 from services.meta_agent.deciding.deadlines import LAST_MOMENT, reduce_deadline
+from services.meta_agent.deciding.money import within_money
 from services.meta_agent.deciding.retrying import next_try
 from services.meta_agent.deciding.routing import reducing_route
 from services.meta_agent.deciding.turn import Turn

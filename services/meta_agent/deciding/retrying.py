@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 
-from hma.v1 import common_pb2
+from hma.v1 import common_pb2, job_pb2
 from services.meta_agent.deciding.rules import Rules
 from services.meta_agent.job.state import AttemptFold, AttemptStatus, JobFold
 
@@ -21,6 +21,9 @@ RETRIED = frozenset(
 )
 """A next attempt may go better. The others would fail the same way again."""
 
+
+_MAY_GO_BETTER = frozenset({job_pb2.INTERRUPT_CAUSE_STRAGGLER, job_pb2.INTERRUPT_CAUSE_FAILURE})
+"""Stopped for these, what remains of a task is worth another try."""
 
 CLOSED_AFTER = 3
 """Refusals in a row after which no other task is tried for a while."""
@@ -49,8 +52,10 @@ def is_retried(attempt: AttemptFold) -> bool:
     """Whether another attempt may go better than this one, which has ended."""
     if attempt.status is AttemptStatus.LOST:
         return True
-    if attempt.stop is not None or attempt.result is None:
+    if attempt.result is None:
         return False
+    if attempt.stop is not None:
+        return attempt.cause in _MAY_GO_BETTER
     return attempt.result.failure.failure_class in RETRIED
 
 

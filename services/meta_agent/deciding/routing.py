@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from hma.llm.routes import Route
 from hma.v1 import common_pb2, task_pb2
+from services.meta_agent.deciding.estimate import estimate_task
+from services.meta_agent.deciding.history import ENOUGH
 from services.meta_agent.deciding.observed import RouteState
 from services.meta_agent.deciding.rules import Rules, is_on
-from services.meta_agent.job.state import JobFold
+from services.meta_agent.deciding.valuing import expected_weight
+from services.meta_agent.job.state import AttemptFold, JobFold
+
+SICK_AFTER = 3
+"""Attempts in a row, of any task of the job, that a route failed before others are preferred."""
+
+CLEARLY_BETTER = 0.15
+"""Difference of measured answer weights that makes a task of ordinary complexity reason."""
+
+_ROUTES_FAULT = frozenset(
+    {
+        common_pb2.FAILURE_CLASS_TRANSIENT,
+        common_pb2.FAILURE_CLASS_TIMEOUT,
+        common_pb2.FAILURE_CLASS_RATE_LIMITED,
+        common_pb2.FAILURE_CLASS_INTERNAL,
+        common_pb2.FAILURE_CLASS_AUTH,
+    }
+)
+"""Failures that are the route's rather than the task's."""
 
 
 def choose_route(
@@ -24,7 +44,7 @@ def choose_route(
     Args:
         task: The task.
         fold: Its job.
-        rules: The routes there are.
+        rules: The routes there are, and what was measured of them.
         states: Which of them can be called now; missing means ready.
         purse: Tokens the task can have; None when not known yet.
         failed: Routes on which this task has failed.
@@ -36,16 +56,20 @@ def choose_route(
         return fold.created.policy.route, "the job's policy names it"
     if not is_on(fold.created.policy.routing):
         return default.name, "routing is off"
-    if task.complexity == common_pb2.COMPLEXITY_HIGH:
-        thinking = _reasoning_route(rules, purse)
-        if thinking is not None and _usable(thinking, states, failed):
-            return thinking.name, "high complexity, and the grant pays for reasoning"
-    if _usable(default, states, failed):
+    shunned = failed | sick_routes(fold.attempts.values())
+    usable = [r for r in rules.routes.values() if _usable(r, states, shunned)]
+    thinking = next((r for r in usable if r.reasoning and affords(task, r, rules, purse)), None)
+    if thinking is not None:
+        reason = _why_reason(task, default, thinking, rules)
+        if reason:
+            return thinking.name, reason
+    if default in usable:
         return default.name, "the default"
-    others = [r for r in rules.routes.values() if not r.reasoning and _usable(r, states, failed)]
+    trouble = f"route {default.name} {_trouble(default, states, failed)}"
+    others = [r for r in usable if not r.reasoning] + ([thinking] if thinking else [])
     if others:
-        return others[0].name, f"route {default.name} failed or is not ready"
-    return default.name, "the default; no other is ready"
+        return others[0].name, trouble
+    return default.name, f"{trouble}, and no other can be used"
 
 
 def reducing_route(fold: JobFold, rules: Rules) -> str:
@@ -53,19 +77,58 @@ def reducing_route(fold: JobFold, rules: Rules) -> str:
     return rules.job_route(fold).name
 
 
-def _reasoning_route(rules: Rules, purse: int | None) -> Route | None:
-    """A route that thinks, if its model can and the purse pays for it.
+def affords(task: task_pb2.Task, route: Route, rules: Rules, purse: int | None) -> bool:
+    """Whether a route that thinks can, and the purse pays for it.
 
     A grant too small for the thoughts and the answer after them never gets one.
     """
-    for route in rules.routes.values():
-        profile = route.profile
-        need = profile.prompt_tokens + profile.think_tokens + profile.answer_tokens
-        if route.reasoning and profile.think_tokens and (purse is None or purse >= need):
-            return route
-    return None
+    profile = route.profile
+    if not profile.think_tokens:
+        return False
+    if purse is None:
+        return True
+    least = profile.prompt_tokens + profile.think_tokens + profile.answer_tokens
+    return purse >= max(least, estimate_task(task, route, 0, rules.history).call_tokens)
 
 
-def _usable(route: Route, states: Mapping[str, RouteState], failed: frozenset[str]) -> bool:
+def sick_routes(attempts: Iterable[AttemptFold]) -> frozenset[str]:
+    """Routes whose latest attempts, several in a row, ended in a fault of the route."""
+    row: dict[str, int] = {}
+    for attempt in attempts:
+        if attempt.open or attempt.refused or attempt.role != common_pb2.ROLE_WORKER:
+            continue
+        result = attempt.result
+        fault = result is not None and result.failure.failure_class in _ROUTES_FAULT
+        row[attempt.route] = row.get(attempt.route, 0) + 1 if fault else 0
+    return frozenset(name for name, count in row.items() if count >= SICK_AFTER)
+
+
+def _why_reason(task: task_pb2.Task, default: Route, thinking: Route, rules: Rules) -> str:
+    """Why the task should reason; empty when it should not."""
+    plain, few = expected_weight(default, task.kind, task.complexity, rules)
+    deep, some = expected_weight(thinking, task.kind, task.complexity, rules)
+    measured = min(few, some) >= ENOUGH
+    figures = f"answers have weighed {deep:.2f} there against {plain:.2f} on {default.name}"
+    if task.complexity == common_pb2.COMPLEXITY_HIGH:
+        if measured and deep <= plain:
+            return ""  # it has not paid
+        words = "high complexity, and the grant pays for reasoning"
+        return f"{words}; {figures}" if measured else words
+    if measured and deep - plain >= CLEARLY_BETTER:
+        return f"{figures}, and the grant pays for reasoning"
+    return ""
+
+
+def _usable(route: Route, states: Mapping[str, RouteState], shunned: frozenset[str]) -> bool:
+    return route.name not in shunned and _ready(route, states)
+
+
+def _ready(route: Route, states: Mapping[str, RouteState]) -> bool:
     state = states.get(route.name)
-    return route.name not in failed and (state is None or state.ready)
+    return state is None or state.ready
+
+
+def _trouble(route: Route, states: Mapping[str, RouteState], failed: frozenset[str]) -> str:
+    if not _ready(route, states):
+        return "is not ready"
+    return "has failed this task" if route.name in failed else "has failed several times in a row"

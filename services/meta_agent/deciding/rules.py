@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from hma.llm.routes import Route, Routes
 from hma.v1 import attempt_pb2, job_pb2
+from services.meta_agent.deciding.history import NOTHING_KNOWN, History
 from services.meta_agent.job.state import JobFold
 
 
@@ -27,6 +28,12 @@ class Rules:
         answer_tokens: Most completion tokens of the Reducer's prose.
         safe_context: Share of a route's context that documents may fill.
         backoff_base, backoff_max: Wait before the next try at a task.
+        straggler_factor: How many times the measured 95 % quantile an attempt may take,
+            while others wait for it.
+        straggler_least: Seconds that any attempt may take.
+        min_gain_per_1000_tokens: With adaptive halting: answered items per 1,000 tokens
+            below which another round is not worth it, when the job does not say.
+        history: What calls and answers have cost and been worth so far.
     """
 
     routes: Routes
@@ -42,6 +49,10 @@ class Rules:
     safe_context: float = 0.5
     backoff_base: float = 0.25
     backoff_max: float = 5.0
+    straggler_factor: float = 3.0
+    straggler_least: float = 5.0
+    min_gain_per_1000_tokens: float = 0.5
+    history: History = NOTHING_KNOWN
 
     def route(self, name: str) -> Route:
         """The route of that name, or the default one when there is none."""

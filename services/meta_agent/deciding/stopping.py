@@ -1,4 +1,4 @@
-"""Ends work early: cancelled, interrupted, out of time, failing fast."""
+"""Ends work early: cancelled, interrupted, out of time, failing fast, needless."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import math
 
 from hma.v1 import attempt_pb2, common_pb2, job_pb2
 from services.meta_agent.deciding.deadlines import work_deadline
+from services.meta_agent.deciding.interrupting import interrupt_work
+from services.meta_agent.deciding.rules import is_on
 from services.meta_agent.deciding.turn import Turn
-from services.meta_agent.job.state import JobFold
+from services.meta_agent.job.state import AttemptFold, JobFold
 
 
 def why_stop(fold: JobFold, now: float, late: float) -> common_pb2.Failure | None:
@@ -32,26 +34,44 @@ def why_stop(fold: JobFold, now: float, late: float) -> common_pb2.Failure | Non
 def stop_work(turn: Turn) -> None:
     """Tells what runs to end, where it has to."""
     if turn.fold.cancelled is not None:
-        _stop_all(turn, attempt_pb2.STOP_REASON_CANCEL, "the job was cancelled")
+        cause = job_pb2.INTERRUPT_CAUSE_CANCEL
+        _stop_all(turn, attempt_pb2.STOP_REASON_CANCEL, "the job was cancelled", cause)
         return
     late = work_deadline(turn.fold, turn.rules)
     turn.wake(late if turn.now < late else turn.fold.deadline)
     why = why_stop(turn.fold, turn.now, late)
     if why is not None:
-        late = why.failure_class == common_pb2.FAILURE_CLASS_TIMEOUT
-        reason = attempt_pb2.STOP_REASON_TIMEOUT if late else attempt_pb2.STOP_REASON_INTERRUPT
-        _stop_all(turn, reason, why.message, reducing=False)
+        cause = _cause(turn, late)
+        reason = attempt_pb2.STOP_REASON_INTERRUPT
+        if cause == job_pb2.INTERRUPT_CAUSE_DEADLINE:
+            reason = attempt_pb2.STOP_REASON_TIMEOUT
+        _stop_all(turn, reason, why.message, cause, reducing=False)
     _stop_late_attempts(turn)
     _stop_late_layers(turn)
     _stop_needless(turn)
+    if is_on(turn.fold.created.policy.interruption):
+        interrupt_work(turn)
+
+
+def _cause(turn: Turn, late: float) -> job_pb2.InterruptCause.ValueType:
+    if turn.fold.interrupted is not None:
+        return job_pb2.INTERRUPT_CAUSE_CLIENT
+    if turn.now >= late:
+        return job_pb2.INTERRUPT_CAUSE_DEADLINE
+    return job_pb2.INTERRUPT_CAUSE_FAILURE
 
 
 def _stop_all(
-    turn: Turn, reason: attempt_pb2.StopReason.ValueType, note: str, *, reducing: bool = True
+    turn: Turn,
+    reason: attempt_pb2.StopReason.ValueType,
+    note: str,
+    cause: job_pb2.InterruptCause.ValueType,
+    *,
+    reducing: bool = True,
 ) -> None:
     for attempt in list(turn.fold.open_attempts()):
         if reducing or attempt.role != common_pb2.ROLE_REDUCER:
-            turn.stop_attempt(attempt, reason, note)
+            turn.stop_attempt(attempt, reason, note, cause)
 
 
 def _stop_needless(turn: Turn) -> None:
@@ -61,17 +81,14 @@ def _stop_needless(turn: Turn) -> None:
         if attempt.role == common_pb2.ROLE_REDUCER:
             done = turn.fold.answer is not None
         if done:
-            turn.stop_attempt(attempt, attempt_pb2.STOP_REASON_CANCEL, "it is done already")
+            cancel, obsolete = attempt_pb2.STOP_REASON_CANCEL, job_pb2.INTERRUPT_CAUSE_OBSOLETE
+            turn.stop_attempt(attempt, cancel, "it is done already", obsolete)
 
 
 def _stop_late_attempts(turn: Turn) -> None:
     for attempt in list(turn.fold.open_attempts()):
-        if attempt.stop is not None:
-            continue
-        if turn.now >= attempt.deadline:
-            turn.stop_attempt(attempt, attempt_pb2.STOP_REASON_TIMEOUT, "its time is up")
-        else:
-            turn.wake(attempt.deadline)
+        if attempt.stop is None:
+            _stop_at(turn, attempt, attempt.deadline, "its time is up")
 
 
 def _stop_late_layers(turn: Turn) -> None:
@@ -79,13 +96,16 @@ def _stop_late_layers(turn: Turn) -> None:
     ends = layer_ends(turn.fold)
     for attempt in list(turn.fold.open_attempts()):
         task = turn.fold.tasks.get(attempt.uid)
-        if task is None or task.layer not in ends:
-            continue
-        end = ends[task.layer]
-        if turn.now >= end:
-            turn.stop_attempt(attempt, attempt_pb2.STOP_REASON_TIMEOUT, "its layer's time is up")
-        else:
-            turn.wake(end)
+        if task is not None and task.layer in ends:
+            _stop_at(turn, attempt, ends[task.layer], "its layer's time is up")
+
+
+def _stop_at(turn: Turn, attempt: AttemptFold, end: float, note: str) -> None:
+    if turn.now < end:
+        turn.wake(end)
+        return
+    timeout = attempt_pb2.STOP_REASON_TIMEOUT
+    turn.stop_attempt(attempt, timeout, note, job_pb2.INTERRUPT_CAUSE_TIMEOUT)
 
 
 def layer_ends(fold: JobFold) -> dict[int, float]:

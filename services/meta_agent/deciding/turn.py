@@ -8,6 +8,7 @@ from typing import Any
 from hma.v1 import attempt_pb2, common_pb2, job_pb2
 from services.meta_agent.deciding.observed import Observations, RouteState
 from services.meta_agent.deciding.rules import Rules
+from services.meta_agent.deciding.valuing import realised_gain
 from services.meta_agent.job.apply import apply
 from services.meta_agent.job.state import AttemptFold, JobFold, TaskFold
 from services.meta_agent.job.times import timestamp
@@ -112,13 +113,26 @@ class Turn:
         self.wake(deadline)
 
     def stop_attempt(
-        self, attempt: AttemptFold, reason: attempt_pb2.StopReason.ValueType, note: str
+        self,
+        attempt: AttemptFold,
+        reason: attempt_pb2.StopReason.ValueType,
+        note: str,
+        cause: job_pb2.InterruptCause.ValueType,
+        **evidence: Any,
     ) -> None:
-        """Tells an open attempt to end; once."""
+        """Tells an open attempt to end; once.
+
+        Args:
+            attempt: The attempt.
+            reason: What its service is to do.
+            note: Why, in words.
+            cause: What led to it.
+            evidence: Other fields of `AttemptStopped`: what it was decided from.
+        """
         if attempt.open and attempt.stop is None:
             self.emit(
                 attempt_stopped=job_pb2.AttemptStopped(
-                    ref=self.ref(attempt), reason=reason, note=note
+                    ref=self.ref(attempt), reason=reason, note=note, cause=cause, **evidence
                 )
             )
             # How long it may take to report is for the next decision to see.
@@ -146,6 +160,9 @@ class Turn:
                 state=state,
                 failure=failure,
                 refunded_tokens=max(task.allotted - used, 0),
+                predicted_gain=task.value.gain if task.value is not None else 0.0,
+                realised_gain=realised_gain(task, self.fold),
+                spent_tokens=used,
             )
         )
         # What follows from it (dependents, stops, refunds) may be for rules that have

@@ -9,23 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from itertools import zip_longest
 from types import MappingProxyType
-from typing import TypeVar
 
-from hma.v1 import attempt_pb2, common_pb2, job_pb2, task_pb2
+from hma.v1 import attempt_pb2, job_pb2
+from services.meta_agent.job.booking import settle_calls, unknown_row
+from services.meta_agent.job.frozen_maps import put, without
+from services.meta_agent.job.results import merged
 from services.meta_agent.job.state import (
     REDUCE_UID_PREFIX,
     AttemptFold,
     AttemptStatus,
     JobFold,
     TaskFold,
-    tokens_of,
 )
 from services.meta_agent.job.times import seconds
+from services.meta_agent.job.trimming import plan_trimmed, tokens_moved
 
-K = TypeVar("K")
-V = TypeVar("V")
 Applier = Callable[[JobFold, job_pb2.JobEvent], JobFold]
 
 
@@ -51,10 +50,6 @@ def fold_events(events: Iterable[job_pb2.JobEvent], fold: JobFold | None = None)
     return state
 
 
-def _put(mapping: Mapping[K, V], key: K, value: V) -> Mapping[K, V]:
-    return MappingProxyType({**mapping, key: value})
-
-
 def _created(fold: JobFold, event: job_pb2.JobEvent) -> JobFold:
     created = event.job_created
     return replace(
@@ -66,6 +61,7 @@ def _created(fold: JobFold, event: job_pb2.JobEvent) -> JobFold:
         state=job_pb2.JOB_STATE_QUEUED,
         reason="waits for a driver",
         budget=created.budget.max_tokens,
+        max_cost=created.budget.max_cost,
     )
 
 
@@ -100,8 +96,9 @@ def _task_admitted(fold: JobFold, event: job_pb2.JobEvent) -> JobFold:
         layer=admitted.layer_id,
         source=admitted.source,
         allotted=admitted.allotted_tokens,
+        value=admitted.value if admitted.HasField("value") else None,
     )
-    return replace(fold, tasks=_put(fold.tasks, task.uid, task))
+    return replace(fold, tasks=put(fold.tasks, task.uid, task))
 
 
 def _plan_closed(fold: JobFold, event: job_pb2.JobEvent) -> JobFold:
@@ -119,7 +116,22 @@ def _task_settled(fold: JobFold, event: job_pb2.JobEvent) -> JobFold:
         state=settled.state,
         failure=settled.failure if settled.HasField("failure") else None,
     )
-    return replace(fold, tasks=_put(fold.tasks, task.uid, done))
+    return replace(
+        fold,
+        tasks=put(fold.tasks, task.uid, done),
+        deferred=without(fold.deferred, task.uid),
+    )
+
+
+def _round_judged(fold: JobFold, event: job_pb2.JobEvent) -> JobFold:
+    judged = event.round_judged
+    best = fold.answer
+    if judged.keeps_previous_answer and fold.previous_answer is not None:
+        best = fold.previous_answer
+    fold = replace(fold, rounds=(*fold.rounds, judged))
+    if not judged.another_round:
+        return replace(fold, answer=best)
+    return replace(fold, round=fold.round + 1, answer=None, previous_answer=best)
 
 
 def _attempt_started(fold: JobFold, event: job_pb2.JobEvent) -> JobFold:
@@ -134,12 +146,12 @@ def _attempt_started(fold: JobFold, event: job_pb2.JobEvent) -> JobFold:
         start=seconds(event.time),
         deadline=seconds(started.deadline_time),
     )
-    fold = replace(fold, attempts=_put(fold.attempts, attempt.key, attempt))
+    fold = replace(fold, attempts=put(fold.attempts, attempt.key, attempt))
     task = fold.tasks.get(attempt.uid)
     if task is None:
         return fold
     running = replace(task, state=job_pb2.TASK_STATE_RUNNING, attempts=task.attempts + 1)
-    return replace(fold, tasks=_put(fold.tasks, task.uid, running))
+    return replace(fold, tasks=put(fold.tasks, task.uid, running))
 
 
 def _call_granted(fold: JobFold, event: job_pb2.JobEvent) -> JobFold:
@@ -147,8 +159,14 @@ def _call_granted(fold: JobFold, event: job_pb2.JobEvent) -> JobFold:
     attempt = _find(fold, granted.ref)
     if attempt is None or not attempt.open:
         return fold
-    given = replace(attempt, grant=granted.grant, grants=attempt.grants + 1)
-    return replace(fold, attempts=_put(fold.attempts, given.key, given))
+    given = replace(
+        attempt,
+        grant=granted.grant,
+        grants=attempt.grants + 1,
+        calls_left=granted.intent.calls_left,
+        prompt_tokens=granted.intent.prompt_tokens,
+    )
+    return replace(fold, attempts=put(fold.attempts, given.key, given))
 
 
 def _call_settled(fold: JobFold, event: job_pb2.JobEvent) -> JobFold:
@@ -156,7 +174,7 @@ def _call_settled(fold: JobFold, event: job_pb2.JobEvent) -> JobFold:
     attempt = _find(fold, settled.ref)
     if attempt is None or attempt.status is AttemptStatus.FINISHED:
         return fold
-    return _settle(fold, attempt, [settled.call], [settled.cost])
+    return settle_calls(fold, event, attempt, [settled.call], [settled.cost])
 
 
 def _attempt_finished(fold: JobFold, event: job_pb2.JobEvent) -> JobFold:
@@ -180,8 +198,11 @@ def _finish(
     if attempt is None or attempt.status is AttemptStatus.FINISHED:
         return fold
     # A late report replaces what was unknown by what is known.
-    fold = replace(fold, unknown=fold.unknown - attempt.unknown)
-    fold = _settle(fold, attempt, result.calls, costs)
+    if attempt.unknown:
+        back = unknown_row(attempt, event, -attempt.unknown)
+        rows = (*fold.rows, back)
+        fold = replace(fold, unknown=fold.unknown - attempt.unknown, rows=rows)
+    fold = settle_calls(fold, event, attempt, result.calls, costs)
     attempt = fold.attempts[attempt.key]
     done = replace(
         attempt,
@@ -190,9 +211,11 @@ def _finish(
         result=result,
         end=attempt.end or seconds(event.time),
     )
-    fold = replace(fold, attempts=_put(fold.attempts, done.key, done))
+    fold = replace(fold, attempts=put(fold.attempts, done.key, done))
     if result.HasField("answer") and done.uid.startswith(REDUCE_UID_PREFIX):
-        return replace(fold, answer=fold.answer or result.answer)
+        # One of a round that is over comes too late: another has begun.
+        late = done.uid != fold.reduce_uid
+        return fold if late else replace(fold, answer=fold.answer or result.answer)
     return _keep_result(fold, done)
 
 
@@ -206,66 +229,8 @@ def _keep_result(fold: JobFold, attempt: AttemptFold) -> JobFold:
         return fold
     kept = result.task
     if task.result is not None and not attempt.succeeded:
-        kept = _merged(task.result, result.task)
-    return replace(fold, tasks=_put(fold.tasks, task.uid, replace(task, result=kept)))
-
-
-def _merged(before: task_pb2.TaskResult, after: task_pb2.TaskResult) -> task_pb2.TaskResult:
-    """Both attempts' answers; a model's stands over an extract, else the later one."""
-    answers = {item.item_id: item for item in before.items}
-    for item in after.items:
-        old = answers.get(item.item_id)
-        if old is None or _is_read(item) or not _is_read(old):
-            answers[item.item_id] = item
-    merged = task_pb2.TaskResult()
-    merged.CopyFrom(after)
-    if before.HasField("structured") and not after.HasField("structured"):
-        merged.structured.CopyFrom(before.structured)
-    del merged.items[:]
-    merged.items.extend(answers.values())
-    missing = [gap for gap in after.missing if gap.item_id not in answers]
-    del merged.missing[:]
-    merged.missing.extend(missing)
-    return merged
-
-
-def _is_read(item: task_pb2.ItemAnswer) -> bool:
-    return item.origin != common_pb2.ORIGIN_EXTRACT
-
-
-def _settle(
-    fold: JobFold,
-    attempt: AttemptFold,
-    calls: Iterable[attempt_pb2.CallUsage],
-    costs: Iterable[float],
-) -> JobFold:
-    """Books each call once, however often it is reported."""
-    rows: list[job_pb2.LedgerRow] = []
-    settled = set(attempt.settled)
-    for call, cost in zip_longest(calls, costs, fillvalue=None):
-        if call is None or call.call in settled:
-            continue
-        settled.add(call.call)
-        rows.append(
-            job_pb2.LedgerRow(
-                task_uid=attempt.uid,
-                attempt=attempt.number,
-                role=attempt.role,
-                call=call,
-                cost=cost or 0.0,
-            )
-        )
-    if not rows:
-        return fold
-    spent = sum(tokens_of(row.call.usage) for row in rows)
-    booked = replace(attempt, settled=frozenset(settled), spent=attempt.spent + spent)
-    return replace(
-        fold,
-        spent=fold.spent + spent,
-        cost=fold.cost + sum(row.cost for row in rows),
-        rows=(*fold.rows, *rows),
-        attempts=_put(fold.attempts, attempt.key, booked),
-    )
+        kept = merged(task.result, result.task)
+    return replace(fold, tasks=put(fold.tasks, task.uid, replace(task, result=kept)))
 
 
 def _attempt_lost(fold: JobFold, event: job_pb2.JobEvent) -> JobFold:
@@ -280,10 +245,14 @@ def _attempt_lost(fold: JobFold, event: job_pb2.JobEvent) -> JobFold:
         lost_reason=lost.reason,
         end=seconds(event.time),
     )
+    rows = fold.rows
+    if lost.unknown_tokens:
+        rows = (*rows, unknown_row(attempt, event, lost.unknown_tokens))
     return replace(
         fold,
         unknown=fold.unknown + lost.unknown_tokens,
-        attempts=_put(fold.attempts, gone.key, gone),
+        rows=rows,
+        attempts=put(fold.attempts, gone.key, gone),
     )
 
 
@@ -292,8 +261,8 @@ def _attempt_stopped(fold: JobFold, event: job_pb2.JobEvent) -> JobFold:
     attempt = _find(fold, stopped.ref)
     if attempt is None or not attempt.open:
         return fold
-    told = replace(attempt, stop=stopped.reason, stop_time=seconds(event.time))
-    return replace(fold, attempts=_put(fold.attempts, told.key, told))
+    told = replace(attempt, stop=stopped.reason, stop_time=seconds(event.time), cause=stopped.cause)
+    return replace(fold, attempts=put(fold.attempts, told.key, told))
 
 
 def _interrupt_requested(fold: JobFold, event: job_pb2.JobEvent) -> JobFold:
@@ -309,7 +278,10 @@ def _cancel_requested(fold: JobFold, event: job_pb2.JobEvent) -> JobFold:
 
 
 def _budget_granted(fold: JobFold, event: job_pb2.JobEvent) -> JobFold:
-    return replace(fold, budget=fold.budget + event.budget_granted.tokens)
+    granted = event.budget_granted
+    # Money cannot make an unlimited job a limited one.
+    cost = fold.max_cost + granted.cost if fold.max_cost else 0.0
+    return replace(fold, budget=fold.budget + granted.tokens, max_cost=cost)
 
 
 def _job_finished(fold: JobFold, event: job_pb2.JobEvent) -> JobFold:
@@ -321,12 +293,8 @@ def _job_finished(fold: JobFold, event: job_pb2.JobEvent) -> JobFold:
         reason=finished.reason,
         end_time=seconds(event.time),
         answer=finished.answer if finished.HasField("answer") else None,
+        deferred=MappingProxyType({}),
     )
-
-
-def _noted(fold: JobFold, event: job_pb2.JobEvent) -> JobFold:
-    """An event that explains and changes nothing."""
-    return fold
 
 
 def _find(fold: JobFold, ref: attempt_pb2.AttemptRef) -> AttemptFold | None:
@@ -354,8 +322,8 @@ _APPLIERS: Mapping[str, Applier] = MappingProxyType(
         "cancel_requested": _cancel_requested,
         "budget_granted": _budget_granted,
         "job_finished": _job_finished,
-        "tokens_moved": _noted,
-        "plan_trimmed": _noted,
-        "round_judged": _noted,
+        "tokens_moved": tokens_moved,
+        "plan_trimmed": plan_trimmed,
+        "round_judged": _round_judged,
     }
 )

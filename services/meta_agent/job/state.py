@@ -62,8 +62,13 @@ class AttemptFold:
         grants: How many were given after the first, so that each is sent once.
         settled: Numbers of the calls that are in the ledger.
         spent: Tokens of those calls.
+        cost: Money for those calls.
+        failed_calls: How many of those calls broke.
         unknown: Upper bound of what it may have spent beyond that, once lost.
+        calls_left: Calls it expects to make after the granted one, as it last said.
+        prompt_tokens: Prompt tokens of the granted call, as far as announced.
         stop: Why it was told to stop; None when it was not.
+        cause: What led to that.
         result: What it ended with, if it said so.
     """
 
@@ -78,6 +83,8 @@ class AttemptFold:
     status: AttemptStatus = AttemptStatus.OPEN
     settled: frozenset[int] = frozenset()
     spent: int = 0
+    cost: float = 0.0
+    failed_calls: int = 0
     unknown: int = 0
     stop: attempt_pb2.StopReason.ValueType | None = None
     stop_time: float = 0.0
@@ -85,6 +92,9 @@ class AttemptFold:
     result: attempt_pb2.AttemptResult | None = None
     lost_reason: str = ""
     grants: int = 0
+    calls_left: int = 0
+    prompt_tokens: int = 0
+    cause: job_pb2.InterruptCause.ValueType = job_pb2.INTERRUPT_CAUSE_UNSPECIFIED
 
     @property
     def key(self) -> AttemptKey:
@@ -123,6 +133,8 @@ class TaskFold:
         allotted: Tokens set aside for it, spent ones included.
         attempts: How many were started.
         result: The best result so far; None when there is none.
+        value: What it was expected to be worth when it was admitted.
+        merged_into: Uid of the task that has its items now; empty when none has.
     """
 
     uid: str
@@ -134,11 +146,22 @@ class TaskFold:
     attempts: int = 0
     failure: common_pb2.Failure | None = None
     result: task_pb2.TaskResult | None = None
+    value: job_pb2.ValueEstimate | None = None
+    merged_into: str = ""
+
+    @property
+    def generation(self) -> int:
+        """The round that planned it: the first part of its uid."""
+        return int(self.uid.partition(".")[0])
 
     @property
     def settled(self) -> bool:
         """Whether it has ended, for good."""
         return self.state in TERMINAL_TASK_STATES
+
+
+def _no_tokens() -> Mapping[str, int]:
+    return MappingProxyType({})
 
 
 def _frozen() -> Mapping[str, TaskFold]:
@@ -163,6 +186,12 @@ class JobFold:
         rows: The ledger, one row a call.
         tasks: By uid, in the order they were admitted.
         attempts: By (uid, number), in the order they were started.
+        max_cost: Money it may spend, top-ups included; 0: no limit.
+        deferred: Tasks that the budget does not pay for now, and what each needs.
+        round: The round that is worked on, from 1.
+        rounds: How the answers of the rounds before were judged.
+        answer: Of this round; in the end the one that stands.
+        previous_answer: The best of the rounds before.
     """
 
     job_id: str = ""
@@ -189,13 +218,28 @@ class JobFold:
     unfunded: tuple[task_pb2.Missing, ...] = ()
     interrupted: str | None = None
     cancelled: str | None = None
+    max_cost: float = 0.0
+    deferred: Mapping[str, int] = field(default_factory=_no_tokens)
+    round: int = 1
+    rounds: tuple[job_pb2.RoundJudged, ...] = ()
     answer: task_pb2.Answer | None = None
+    previous_answer: task_pb2.Answer | None = None
     finished: job_pb2.JobFinished | None = None
 
     @property
     def ended(self) -> bool:
         """Whether the job is over."""
         return self.state in TERMINAL_JOB_STATES
+
+    @property
+    def plan_uid(self) -> str:
+        """Uid of the Analyst's attempts."""
+        return f"{PLAN_UID_PREFIX}1"
+
+    @property
+    def reduce_uid(self) -> str:
+        """Uid of this round's attempts at reducing."""
+        return f"{REDUCE_UID_PREFIX}{self.round}"
 
     @property
     def outstanding(self) -> int:

@@ -275,7 +275,13 @@ def test_late_report_corrects_what_was_unknown_and_counts_once() -> None:
     for _ in range(2):
         desk.fact(attempt_reported=job_pb2.AttemptReported(ref=ref, result=report))
     assert (desk.fold.spent, desk.fold.unknown) == (7, 0)
-    assert len(desk.fold.rows) == 1
+    kinds = [row.kind for row in desk.fold.rows]
+    assert kinds == [
+        job_pb2.LEDGER_ROW_KIND_UNKNOWN,
+        job_pb2.LEDGER_ROW_KIND_RECONCILIATION,
+        job_pb2.LEDGER_ROW_KIND_CALL,
+    ]
+    assert sum(row.unknown_tokens for row in desk.fold.rows) == 0
 
 
 def test_attempt_of_an_earlier_driver_is_lost_after_the_grace_and_done_again() -> None:

@@ -1,0 +1,287 @@
+"""Puts tokens where they buy most when they do not pay for everything.
+
+Needs are compared with what there is: the pool, and what tasks that have not begun have set
+aside. What fits is funded. What does not is merged where that saves a prompt, and then the
+least valuable work waits: leaves of the graph first, least gain per token, and what only
+served them next. A task that waits gets the tokens that others leave; one that can get none
+any more is skipped, and an extract answers its items. Nothing is started that is not
+expected to end within its funds.
+
+Every move names its estimate (`valuing`); with budgeting off, nothing moves.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from hma.v1 import job_pb2
+from services.meta_agent.deciding.budget import Purse, purse_of
+from services.meta_agent.deciding.estimate import Estimate
+from services.meta_agent.deciding.merging import merge_candidates
+from services.meta_agent.deciding.routing import choose_route
+from services.meta_agent.deciding.rules import is_on
+from services.meta_agent.deciding.turn import Turn
+from services.meta_agent.deciding.valuing import (
+    estimate_open,
+    open_items,
+    serves_only_others,
+    value_of,
+)
+from services.meta_agent.job.layers import heights
+from services.meta_agent.job.state import JobFold, TaskFold
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What a task that has not begun, or waits for its next try, needs and is worth.
+
+    Attributes:
+        task: The task.
+        tokens: What what is open of it is expected to cost.
+        floor: Below this, trying is hopeless.
+        value: What it is expected to be worth; no gain for what only serves others.
+        height: Tasks on the longest chain that waits for it.
+    """
+
+    task: TaskFold
+    tokens: int
+    floor: int
+    value: job_pb2.ValueEstimate
+    height: int
+
+
+def allot(turn: Turn) -> None:
+    """Moves tokens between the pool and the tasks that wait, and says what must wait."""
+    fold = turn.fold
+    if fold.plan_closed is None:
+        return
+    if not is_on(fold.created.policy.budgeting):
+        _fix_shares(turn)
+        return
+    purse = purse_of(fold, turn.rules)
+    if not _worth_a_look(fold, purse):
+        return
+    needs = needs_of(turn)
+    if _shortage(needs, purse) > 0 and _merge(turn, needs, purse):
+        purse, needs = purse_of(turn.fold, turn.rules), needs_of(turn)
+    funded, waiting = choose(needs, max(purse.pool, 0) + _set_aside(needs, purse))
+    _defer(turn, waiting, needs, purse)
+    _fund(turn, funded, waiting)
+
+
+def _fix_shares(turn: Turn) -> None:
+    """With budgeting off, all there is is set aside once, and nothing moves afterwards."""
+    fold = turn.fold
+    tasks = [task for task in fold.tasks.values() if not task.settled]
+    if any(task.attempts for task in fold.tasks.values()):
+        return
+    share = purse_of(fold, turn.rules).pool // max(len(tasks), 1)
+    if share > 0:
+        for task in tasks:
+            _move(turn, "", task.uid, share, "an equal share, for budgeting is off")
+
+
+def needs_of(turn: Turn) -> dict[str, Need]:
+    """By uid, every unsettled task without an open attempt, in plan order."""
+    fold, rules = turn.fold, turn.rules
+    running = {attempt.uid for attempt in fold.open_attempts()}
+    needed = {name for task in fold.tasks.values() for name in task.task.depends_on}
+    below = heights(fold)
+    needs = {}
+    for task in fold.tasks.values():
+        if task.settled or task.uid in running:
+            continue
+        name, _ = choose_route(task.task, fold, rules, turn.observed.routes)
+        route = rules.route(name)
+        estimate = estimate_open(task, fold, rules, route)
+        items = open_items(task)
+        if serves_only_others(task.task, task.task.id in needed):
+            items = 0
+        value = value_of(task.task, items, estimate, route, fold, rules)
+        tokens = _capped(task, estimate)
+        needs[task.uid] = Need(task, tokens, min(estimate.floor, tokens), value, below[task.uid])
+    return needs
+
+
+def choose(needs: Mapping[str, Need], tokens: int) -> tuple[list[Need], list[Need]]:
+    """What to fund with so many tokens, and what has to wait.
+
+    While the needs exceed the tokens, the leaf of least gain per token is taken out: a
+    task that no task still in needs. What is left over then buys what fits of the rest,
+    the best first, whether or not it pays for the whole of it.
+
+    Returns:
+        The funded ones, the longest chains first and then the best per token; and the
+        others, in the order in which they were taken out.
+    """
+    total = sum(need.tokens for need in needs.values())
+    inside = dict(needs)
+    uid_of = {need.task.task.id: uid for uid, need in needs.items()}
+    dependents = dict.fromkeys(needs, 0)
+    for need in needs.values():
+        for name in dict.fromkeys(need.task.task.depends_on):
+            if name in uid_of:
+                dependents[uid_of[name]] += 1
+    # Later ones of equals go first: plans put what matters early.
+    leaves = [_rank(needs, uid, place) for place, uid in enumerate(needs) if not dependents[uid]]
+    heapq.heapify(leaves)
+    places = {uid: place for place, uid in enumerate(needs)}
+    out: list[Need] = []
+    while total > tokens and leaves:
+        _, _, uid = heapq.heappop(leaves)
+        need = inside.pop(uid)
+        total -= need.tokens
+        out.append(need)
+        for name in dict.fromkeys(need.task.task.depends_on):
+            before = uid_of.get(name)
+            if before is None:
+                continue
+            dependents[before] -= 1
+            if not dependents[before]:
+                heapq.heappush(leaves, _rank(needs, before, places[before]))
+    left = tokens - total
+    for need in sorted(out, key=_best_first):
+        whole = all(uid_of[n] in inside for n in need.task.task.depends_on if n in uid_of)
+        if need.floor <= left and whole and need.value.gain > 0:
+            inside[need.task.uid] = need
+            out.remove(need)
+            left -= min(need.tokens, left)
+    return sorted(inside.values(), key=lambda need: (-need.height, *_best_first(need))), out
+
+
+def _rank(needs: Mapping[str, Need], uid: str, place: int) -> tuple[float, int, str]:
+    return needs[uid].value.gain_per_1000_tokens, -place, uid
+
+
+def _best_first(need: Need) -> tuple[float, int]:
+    return -need.value.gain_per_1000_tokens, need.tokens
+
+
+def _worth_a_look(fold: JobFold, purse: Purse) -> bool:
+    """Whether some task lacks money, and something could have changed for it.
+
+    Cheap, because it is asked in every turn: the rest is not.
+    """
+    running = {attempt.uid for attempt in fold.open_attempts()}
+    lacking = [
+        task
+        for task in fold.tasks.values()
+        if not task.settled
+        and task.uid not in running
+        and purse.committed.get(task.uid, 0) < (task.value.tokens if task.value else 1)
+    ]
+    if any(task.uid not in fold.deferred for task in lacking):
+        return True
+    least = min((fold.deferred[task.uid] for task in lacking), default=0)
+    return bool(lacking) and purse.pool >= least
+
+
+def _set_aside(needs: Mapping[str, Need], purse: Purse) -> int:
+    return sum(purse.committed.get(uid, 0) for uid in needs)
+
+
+def _shortage(needs: Mapping[str, Need], purse: Purse) -> int:
+    total = sum(need.tokens for need in needs.values())
+    return total - max(purse.pool, 0) - _set_aside(needs, purse)
+
+
+def _capped(task: TaskFold, estimate: Estimate) -> int:
+    return min(estimate.total, task.task.max_tokens) if task.task.max_tokens else estimate.total
+
+
+def _merge(turn: Turn, needs: Mapping[str, Need], purse: Purse) -> bool:
+    """Merges tasks that can share a prompt, as far as one call answers their items well."""
+    batch = turn.rules.job_route(turn.fold).profile.max_batch
+    pairs = merge_candidates(
+        (need.task for need in needs.values() if not need.task.attempts), batch
+    )
+    if not pairs:
+        return False
+    trimmed = [
+        job_pb2.Trimmed(
+            task_uid=gone.uid,
+            action=job_pb2.TRIM_ACTION_MERGE,
+            into_task_uid=into.uid,
+            value=needs[gone.uid].value,
+        )
+        for gone, into in pairs
+    ]
+    _emit_trim(turn, needs, purse, trimmed)
+    for gone, _ in pairs:
+        # Its log entry as for every task that ends; the fold has it settled already.
+        turn.emit(
+            task_settled=job_pb2.TaskSettled(task_uid=gone.uid, state=job_pb2.TASK_STATE_SKIPPED)
+        )
+    return True
+
+
+def _defer(turn: Turn, waiting: Iterable[Need], needs: Mapping[str, Need], purse: Purse) -> None:
+    """Says once of each task that it has to wait, and takes what it had set aside."""
+    news = [need for need in waiting if need.task.uid not in turn.fold.deferred]
+    if news:
+        trimmed = [
+            job_pb2.Trimmed(
+                task_uid=need.task.uid, action=job_pb2.TRIM_ACTION_DEFER, value=_floored(need)
+            )
+            for need in news
+        ]
+        _emit_trim(turn, needs, purse, trimmed)
+    for need in news:
+        left = purse.committed.get(need.task.uid, 0)
+        if left:
+            _move(turn, need.task.uid, "", left, "it waits: others buy more for these tokens")
+
+
+def _floored(need: Need) -> job_pb2.ValueEstimate:
+    """Its value, at the tokens that would let it begin."""
+    value = job_pb2.ValueEstimate()
+    value.CopyFrom(need.value)
+    value.tokens = need.floor
+    return value
+
+
+def _fund(turn: Turn, funded: Iterable[Need], waiting: Iterable[Need]) -> None:
+    """Gives what is in the pool to those that have less than they need."""
+    short = bool(list(waiting))
+    for need in funded:
+        purse = purse_of(turn.fold, turn.rules)
+        have = purse.committed.get(need.task.uid, 0)
+        lacks = min(need.tokens - have, purse.pool)
+        if lacks <= 0 or have + lacks < need.floor or (have >= need.floor and not short):
+            continue
+        words = "others left tokens" if need.task.uid in turn.fold.deferred else "it had too few"
+        _move(turn, "", need.task.uid, lacks, words, need.value)
+
+
+def _move(
+    turn: Turn,
+    from_uid: str,
+    to_uid: str,
+    tokens: int,
+    reason: str,
+    estimate: job_pb2.ValueEstimate | None = None,
+) -> None:
+    turn.emit(
+        tokens_moved=job_pb2.TokensMoved(
+            from_task_uid=from_uid,
+            to_task_uid=to_uid,
+            tokens=tokens,
+            reason=reason,
+            estimate=estimate,
+            pool_tokens=max(purse_of(turn.fold, turn.rules).pool, 0),
+        )
+    )
+
+
+def _emit_trim(
+    turn: Turn, needs: Mapping[str, Need], purse: Purse, trimmed: list[job_pb2.Trimmed]
+) -> None:
+    turn.emit(
+        plan_trimmed=job_pb2.PlanTrimmed(
+            needed_tokens=sum(need.tokens for need in needs.values()),
+            available_tokens=max(purse.pool, 0) + _set_aside(needs, purse),
+            tasks=trimmed,
+        )
+    )
