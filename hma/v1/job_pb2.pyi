@@ -185,7 +185,7 @@ class _HaltingPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Halting
     HALTING_POLICY_ADAPTIVE: _HaltingPolicy.ValueType  # 2
     """When the expected gain per token of another round falls below
     min_gain_per_1000_tokens, and after max_rounds at the latest. Needs a route
-    whose signals of quality are calibrated (hma probe); read as FIXED without.
+    whose signals of quality are calibrated (hma probe); without, after one round.
     """
 
 class HaltingPolicy(_HaltingPolicy, metaclass=_HaltingPolicyEnumTypeWrapper):
@@ -198,7 +198,7 @@ HALTING_POLICY_FIXED: HaltingPolicy.ValueType  # 1
 HALTING_POLICY_ADAPTIVE: HaltingPolicy.ValueType  # 2
 """When the expected gain per token of another round falls below
 min_gain_per_1000_tokens, and after max_rounds at the latest. Needs a route
-whose signals of quality are calibrated (hma probe); read as FIXED without.
+whose signals of quality are calibrated (hma probe); without, after one round.
 """
 Global___HaltingPolicy: _TypeAlias = HaltingPolicy  # noqa: Y015
 
@@ -1383,6 +1383,7 @@ class TaskAdmitted(_message.Message):
     EXPECTED_PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     EXPECTED_COMPLETION_TOKENS_FIELD_NUMBER: _builtins.int
     VALUE_FIELD_NUMBER: _builtins.int
+    REDOES_TASK_UID_FIELD_NUMBER: _builtins.int
     task_uid: _builtins.str
     """The MetaAgent's name for it."""
     allotted_tokens: _builtins.int
@@ -1395,6 +1396,8 @@ class TaskAdmitted(_message.Message):
     """Expected prompt tokens the allotment was made from."""
     expected_completion_tokens: _builtins.int
     """Expected completion tokens it was made from, before the complexity factor."""
+    redoes_task_uid: _builtins.str
+    """The task of an earlier round whose open items it is to answer; empty for none."""
     @_builtins.property
     def task(self) -> _task_pb2.Task:
         """The task, defaults filled in."""
@@ -1414,10 +1417,11 @@ class TaskAdmitted(_message.Message):
         expected_prompt_tokens: _builtins.int = ...,
         expected_completion_tokens: _builtins.int = ...,
         value: Global___ValueEstimate | None = ...,
+        redoes_task_uid: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["task", b"task", "value", b"value"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allotted_tokens", b"allotted_tokens", "expected_completion_tokens", b"expected_completion_tokens", "expected_prompt_tokens", b"expected_prompt_tokens", "layer_id", b"layer_id", "source", b"source", "task", b"task", "task_uid", b"task_uid", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allotted_tokens", b"allotted_tokens", "expected_completion_tokens", b"expected_completion_tokens", "expected_prompt_tokens", b"expected_prompt_tokens", "layer_id", b"layer_id", "redoes_task_uid", b"redoes_task_uid", "source", b"source", "task", b"task", "task_uid", b"task_uid", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

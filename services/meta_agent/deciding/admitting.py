@@ -37,8 +37,20 @@ def admit_fragment(turn: Turn, attempt: AttemptFold, fragment: analyst_pb2.PlanF
         admit_task(turn, task, fragment.source)
 
 
-def admit_task(turn: Turn, task: task_pb2.Task, source: attempt_pb2.PlanSource.ValueType) -> bool:
+def admit_task(
+    turn: Turn,
+    task: task_pb2.Task,
+    source: attempt_pb2.PlanSource.ValueType,
+    *,
+    redoes: str = "",
+) -> bool:
     """Adds a task to the plan.
+
+    Args:
+        turn: The decision in the making.
+        task: As it was planned.
+        source: Who planned it.
+        redoes: Uid of the task of an earlier round whose open items it has.
 
     Returns:
         False when there was nothing left for it to do or no room for it.
@@ -66,6 +78,7 @@ def admit_task(turn: Turn, task: task_pb2.Task, source: attempt_pb2.PlanSource.V
             source=source,
             expected_prompt_tokens=estimate.prompt * estimate.calls,
             expected_completion_tokens=estimate.completion * estimate.calls,
+            redoes_task_uid=redoes,
             value=value_of(sound, len(sound.items) or 1, estimate, route, fold, turn.rules),
         )
     )

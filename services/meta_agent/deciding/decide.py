@@ -17,6 +17,7 @@ from services.meta_agent.deciding.losses import write_off
 from services.meta_agent.deciding.observed import Observations
 from services.meta_agent.deciding.planning import advance_plan
 from services.meta_agent.deciding.reducing import advance_reduce
+from services.meta_agent.deciding.rounds import judge_round
 from services.meta_agent.deciding.rules import Rules
 from services.meta_agent.deciding.settling import settle_tasks
 from services.meta_agent.deciding.stopping import stop_work
@@ -60,5 +61,6 @@ def decide(fold: JobFold, observed: Observations, now: float, rules: Rules) -> D
         allot(turn)  # tokens where they buy most, when they do not pay for everything
         dispatch_tasks(turn)  # what is ready, affordable and has a place
         advance_reduce(turn)  # all tasks ended: make the answer
+        judge_round(turn)  # halt, or go on where that is expected to pay
         end_job(turn)  # answered, cancelled or out of time: seal
     return Decision(tuple(turn.events), turn.wake_at, turn.fold.ended, turn.fold)

@@ -13,14 +13,16 @@ from services.meta_agent.deciding.reducing import (
     gave_up,
     work_is_over,
 )
+from services.meta_agent.deciding.shape import shape_outcome
 from services.meta_agent.deciding.turn import Turn, failure
+from services.meta_agent.deciding.valuing import next_tokens
 from services.meta_agent.job.figures import (
     agent_timings,
     concurrency_figures,
     critical_path,
     layer_barriers,
 )
-from services.meta_agent.job.state import JobFold
+from services.meta_agent.job.state import JobFold, TaskFold
 
 
 def end_job(turn: Turn) -> None:
@@ -29,7 +31,7 @@ def end_job(turn: Turn) -> None:
     out_of_time = turn.now >= fold.deadline - LAST_MOMENT
     if fold.cancelled is not None:
         _end_cancelled(turn, fold.cancelled, out_of_time)
-    elif answered(fold):
+    elif answered(fold) and len(fold.rounds) == fold.round:
         _finish_with(turn, fold.answer or task_pb2.Answer(), fell_back(fold))
     elif out_of_time or (work_is_over(fold) and gave_up(fold)):
         _end_without_reducer(turn)
@@ -64,7 +66,13 @@ def _end_without_reducer(turn: Turn) -> None:
         return
     why = failed_for(turn.fold)
     short = f"the answer was put together without the Reducer: {why}"
-    _finish_with(turn, assemble_answer(turn.fold, why), short)
+    assembled = assemble_answer(turn.fold, why)
+    previous = turn.fold.previous_answer
+    if previous is not None and previous.confidence >= assembled.confidence:
+        # What the round before has written is worth more than a list.
+        _finish_with(turn, previous, fell_back(turn.fold))
+        return
+    _finish_with(turn, assembled, short)
 
 
 def _settle_rest(turn: Turn) -> None:
@@ -96,19 +104,35 @@ def judge(
         answer: Its answer.
         short: What is wrong with how the answer was made; empty when nothing is.
     """
-    unfinished = [t for t in fold.tasks.values() if t.state != job_pb2.TASK_STATE_SUCCEEDED]
+    unfinished = _unfinished(fold, answer)
     if not answer.text and not answer.items:
-        return job_pb2.JOB_STATE_FAILED, _first_reason(fold, "there is nothing to answer with")
+        words = "there is nothing to answer with"
+        return job_pb2.JOB_STATE_FAILED, _first_reason(unfinished, fold, words)
     if answer.missing or unfinished or fold.unfunded:
         count = len(answer.missing) or len(unfinished) or len(fold.unfunded)
-        return job_pb2.JOB_STATE_PARTIAL, _first_reason(fold, f"{count} parts are not whole")
+        words = f"{count} parts are not whole"
+        return job_pb2.JOB_STATE_PARTIAL, _first_reason(unfinished, fold, words)
     if short:
         return job_pb2.JOB_STATE_PARTIAL, short
     return job_pb2.JOB_STATE_SUCCEEDED, "everything that was asked is answered"
 
 
-def _first_reason(fold: JobFold, otherwise: str) -> str:
+def _unfinished(fold: JobFold, answer: task_pb2.Answer) -> list[TaskFold]:
+    """Tasks that did not succeed and for which no other one stands."""
+    read = {i.item_id for i in answer.items if i.origin != common_pb2.ORIGIN_EXTRACT}
+    done = job_pb2.TASK_STATE_SUCCEEDED
+    redone = {t.redoes for t in fold.tasks.values() if t.state == done}
+    unfinished = []
     for task in fold.tasks.values():
+        elsewhere = bool(task.task.items) and all(i.item_id in read for i in task.task.items)
+        stands = task.state == done or bool(task.merged_into) or task.uid in redone
+        if not stands and not elsewhere:
+            unfinished.append(task)
+    return unfinished
+
+
+def _first_reason(unfinished: list[TaskFold], fold: JobFold, otherwise: str) -> str:
+    for task in unfinished:
         if task.failure is not None and task.failure.message:
             return f"task {task.task.id}: {task.failure.message}"
     if fold.unfunded:
@@ -138,5 +162,7 @@ def _finish(
             concurrency=concurrency_figures(fold),
             critical_path=critical_path(fold),
             failure=why,
+            shape_outcome=shape_outcome(fold),
+            next_1000_tokens=next_tokens(fold, turn.rules),
         )
     )

@@ -12,9 +12,8 @@ from services.meta_agent.deciding.shape import decide_shape, single_task
 from services.meta_agent.deciding.stopping import why_stop
 from services.meta_agent.deciding.turn import Turn
 from services.meta_agent.job.layers import topological_order
-from services.meta_agent.job.state import PLAN_UID_PREFIX, AttemptFold
+from services.meta_agent.job.state import AttemptFold
 
-PLAN_UID = f"{PLAN_UID_PREFIX}1"
 PLAN_TRIES = 3
 
 
@@ -24,7 +23,7 @@ def advance_plan(turn: Turn) -> None:
         return
     why = why_stop(turn.fold, turn.now, work_deadline(turn.fold, turn.rules))
     if why is not None:
-        if turn.fold.open_attempt(PLAN_UID) is None:
+        if turn.fold.open_attempt(turn.fold.plan_uid) is None:
             _close(turn, attempt_pb2.PLAN_SOURCE_UNSPECIFIED, why.message, why)
         return
     if turn.fold.shape is None and not _begin(turn):
@@ -58,7 +57,7 @@ def _admit_callers_plan(turn: Turn) -> None:
 
 def _ask_analyst(turn: Turn) -> None:
     """Starts the Analyst, tries again where that helps, or does without it."""
-    attempts = turn.fold.attempts_of(PLAN_UID)
+    attempts = turn.fold.attempts_of(turn.fold.plan_uid)
     if attempts and attempts[-1].open:
         return
     if not attempts:
@@ -94,7 +93,11 @@ def _start(turn: Turn) -> None:
     # Half of what is left is the most that planning may take of the job's time.
     deadline = turn.now + min(turn.rules.plan_timeout, 0.5 * left)
     turn.start_attempt(
-        PLAN_UID, common_pb2.ROLE_ANALYST, route=route.name, tokens=tokens, deadline=deadline
+        turn.fold.plan_uid,
+        common_pb2.ROLE_ANALYST,
+        route=route.name,
+        tokens=tokens,
+        deadline=deadline,
     )
 
 

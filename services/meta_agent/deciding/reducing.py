@@ -11,7 +11,6 @@ from services.meta_agent.deciding.routing import reducing_route
 from services.meta_agent.deciding.turn import Turn
 from services.meta_agent.job.state import REDUCE_UID_PREFIX, JobFold
 
-REDUCE_UID = f"{REDUCE_UID_PREFIX}1"
 REDUCE_TRIES = 2
 
 
@@ -26,7 +25,7 @@ def advance_reduce(turn: Turn) -> None:
     if not work_is_over(fold) or fold.cancelled is not None or fold.answer is not None:
         return
     turn.change_state(job_pb2.JOB_STATE_REDUCING, "the answer is being made")
-    attempts = fold.attempts_of(REDUCE_UID)
+    attempts = fold.attempts_of(fold.reduce_uid)
     if (attempts and attempts[-1].open) or gave_up(fold):
         return
     if turn.now >= fold.deadline - 2 * LAST_MOMENT:
@@ -37,7 +36,7 @@ def advance_reduce(turn: Turn) -> None:
             turn.wake(min(when, fold.deadline - 2 * LAST_MOMENT))
             return
     turn.start_attempt(
-        REDUCE_UID,
+        fold.reduce_uid,
         common_pb2.ROLE_REDUCER,
         route=reducing_route(turn.fold, turn.rules),
         tokens=_grant(turn),
@@ -50,7 +49,7 @@ def gave_up(fold: JobFold) -> bool:
 
     A refusal costs nothing but time, so it may be refused more often.
     """
-    attempts = fold.attempts_of(REDUCE_UID)
+    attempts = fold.attempts_of(fold.reduce_uid)
     if any(attempt.open for attempt in attempts):
         return False
     tries = [a for a in attempts if not a.refused]
@@ -78,8 +77,13 @@ def answered(fold: JobFold) -> bool:
 
 
 def fell_back(fold: JobFold) -> str:
-    """Why the Reducer's answer is not the one it was asked for; empty when it is."""
-    for attempt in fold.attempts_of(REDUCE_UID):
+    """Why the Reducer's answer is not the one it was asked for; empty when it is.
+
+    The round whose answer stands is the last one that was not worse than those before.
+    """
+    better = [r.round for r in fold.rounds if not r.keeps_previous_answer]
+    uid = f"{REDUCE_UID_PREFIX}{max(better, default=fold.round)}"
+    for attempt in fold.attempts_of(uid):
         result = attempt.result
         if result is not None and result.HasField("answer"):
             whole = result.state == attempt_pb2.ATTEMPT_STATE_SUCCEEDED
@@ -89,7 +93,7 @@ def fell_back(fold: JobFold) -> str:
 
 def failed_for(fold: JobFold) -> str:
     """Why there was no answer from the Reducer, for the log."""
-    attempts = fold.attempts_of(REDUCE_UID)
+    attempts = fold.attempts_of(fold.reduce_uid)
     if not attempts:
         return "there was no time for the Reducer"
     last = attempts[-1]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from hma.llm.routes import Route
 from hma.text.items import read_request
@@ -18,9 +19,10 @@ from hma.text.tokens import approximate_tokens
 from hma.v1 import common_pb2, job_pb2, task_pb2
 from services.meta_agent.deciding.budget import REDUCE_OVERHEAD, reserve
 from services.meta_agent.deciding.deadlines import TOKENS_PER_SECOND, work_deadline
-from services.meta_agent.deciding.estimate import estimate_task
+from services.meta_agent.deciding.estimate import Estimate, estimate_task
+from services.meta_agent.deciding.history import ENOUGH, task_key
 from services.meta_agent.deciding.rules import Rules
-from services.meta_agent.job.state import JobFold
+from services.meta_agent.job.state import REDUCE_UID_PREFIX, JobFold
 
 PLAN_COMPLETION = 300
 """Completion tokens of a lean plan."""
@@ -30,22 +32,58 @@ def decide_shape(fold: JobFold, rules: Rules) -> job_pb2.ShapeDecided:
     """The shape, why, and what both shapes are predicted to cost."""
     route = rules.job_route(fold)
     items, documents = len(fold.created.items), document_tokens(fold)
-    single, team = _single_tokens(fold, route), _team_tokens(fold, route, rules)
-    shape, reason = _choose(fold, rules, items, documents)
-    return job_pb2.ShapeDecided(
+    single, team = _single(fold, route, rules), _team(fold, route, rules)
+    time = max(work_deadline(fold, rules) - fold.create_time, 0.0)
+    shape, reason = _choose(fold, rules, items, documents, single.seconds > time)
+    decided = job_pb2.ShapeDecided(
         shape=shape,
         reason=reason,
-        predicted_single_tokens=single,
-        predicted_team_tokens=team,
+        predicted_single_tokens=single.tokens,
+        predicted_team_tokens=team.tokens,
         items=items,
         document_tokens=documents,
         route=route.name,
         reserved_tokens=reserve(fold, rules),
+        max_batch=route.profile.max_batch,
+        safe_context_tokens=_safe(route, rules),
+        samples=single.samples,
     )
+    decided.predicted_single_time.FromMilliseconds(int(single.seconds * 1000))
+    decided.predicted_team_time.FromMilliseconds(int(team.seconds * 1000))
+    decided.time_for_work.FromMilliseconds(int(time * 1000))
+    return decided
+
+
+def shape_outcome(fold: JobFold) -> job_pb2.ShapeOutcome | None:
+    """How far the prediction for the shape that was taken was off; None without one.
+
+    Only the first round counts: what it was predicted for.
+    """
+    decided = fold.shape
+    spans = [a for a in fold.attempts.values() if not a.open and not a.refused]
+    if decided is None or not spans:
+        return None
+    alone = decided.shape == job_pb2.JOB_SHAPE_SINGLE
+    predicted = decided.predicted_single_tokens if alone else decided.predicted_team_tokens
+    later = {uid for uid, task in fold.tasks.items() if task.generation > 1}
+    later |= {a.uid for a in spans if a.uid.startswith(REDUCE_UID_PREFIX) and a.uid != "r.1"}
+    first = [a for a in spans if a.uid not in later]
+    actual = sum(a.spent + a.unknown for a in first)
+    outcome = job_pb2.ShapeOutcome(
+        shape=decided.shape,
+        predicted_tokens=predicted,
+        actual_tokens=actual,
+        error_percent=100.0 * (actual - predicted) / predicted if predicted else 0.0,
+        predicted_time=decided.predicted_single_time if alone else decided.predicted_team_time,
+    )
+    if first:
+        took = max(a.end for a in first) - min(a.start for a in first)
+        outcome.actual_time.FromMilliseconds(int(max(took, 0.0) * 1000))
+    return outcome
 
 
 def _choose(
-    fold: JobFold, rules: Rules, items: int, documents: int
+    fold: JobFold, rules: Rules, items: int, documents: int, late: bool
 ) -> tuple[job_pb2.JobShape.ValueType, str]:
     single, team = job_pb2.JOB_SHAPE_SINGLE, job_pb2.JOB_SHAPE_TEAM
     route = rules.job_route(fold)
@@ -59,11 +97,10 @@ def _choose(
             f"{items} items, and route {route.name} answers at most "
             f"{route.profile.max_batch} well in one call"
         )
-    safe = int(route.context_tokens * rules.safe_context)
+    safe = _safe(route, rules)
     if documents > safe and items != 1:
         return team, f"about {documents} tokens of documents exceed a safe context of {safe}"
-    completion = max(items, 1) * route.profile.answer_tokens
-    if completion / TOKENS_PER_SECOND > work_deadline(fold, rules) - fold.create_time:
+    if late and items > 1:
         return team, "one agent would not be done before the deadline"
     return single, "one agent can do it: a team would repeat its prompt for every task"
 
@@ -80,23 +117,74 @@ def minimum_tokens(created: job_pb2.JobCreated, route: Route) -> int:
     return estimate_task(task, route).minimum
 
 
-def _single_tokens(fold: JobFold, route: Route) -> int:
+@dataclass(frozen=True, slots=True)
+class _Prediction:
+    """What a shape is predicted to take.
+
+    Attributes:
+        tokens: Prompt and completion, over all calls.
+        seconds: Time, from the first call to the last.
+        samples: Measured calls behind it.
+    """
+
+    tokens: int
+    seconds: float
+    samples: int
+
+
+def _safe(route: Route, rules: Rules) -> int:
+    return max(int(route.context_tokens * rules.safe_context), 1)
+
+
+def _single(fold: JobFold, route: Route, rules: Rules) -> _Prediction:
+    """One task, its calls one after another."""
     task = single_task(fold.created, fold.created.items)
-    return estimate_task(task, route).total
+    estimate = estimate_task(task, route, 0, rules.history)
+    usual = _usual(estimate, task, route, rules)
+    seconds = estimate.calls * _call_seconds(task, route, rules, usual)
+    return _Prediction(estimate.calls * (estimate.prompt + usual), seconds, estimate.samples)
 
 
-def _team_tokens(fold: JobFold, route: Route, rules: Rules) -> int:
+def _team(fold: JobFold, route: Route, rules: Rules) -> _Prediction:
+    """Flat + tasks * worker + plan + reduce (facts/llm.md, rule 1)."""
     profile = route.profile
     items = len(fold.created.items)
-    safe = max(int(route.context_tokens * rules.safe_context), 1)
-    tasks = max(math.ceil(items / profile.max_batch), math.ceil(document_tokens(fold) / safe), 1)
-    answers = max(items, tasks) * profile.answer_tokens
-    plan = 0
-    if profile.can_plan:
+    documents = document_tokens(fold)
+    tasks = max(math.ceil(items / profile.max_batch), math.ceil(documents / _safe(route, rules)), 1)
+    share = list(fold.created.items)[: max(math.ceil(items / tasks), 1)]
+    one = single_task(fold.created, share)
+    if items:
+        # A task of a team carries its items; how to answer them is the brief's.
+        one.instruction = ""
+    estimate = estimate_task(one, route, 0, rules.history)
+    usual = _usual(estimate, one, route, rules)
+    tokens = tasks * estimate.calls * (estimate.prompt + usual)
+    seconds = estimate.calls * _call_seconds(one, route, rules, usual)
+    if profile.can_plan and not fold.created.HasField("plan"):
         outline = 20 * sum(len(d.sections) for d in fold.created.documents)
-        plan = approximate_tokens(fold.created.task_description) + outline + PLAN_COMPLETION
-    reduce = REDUCE_OVERHEAD + answers + rules.answer_tokens if not items else 0
-    return plan + tasks * profile.prompt_tokens + answers + (reduce if profile.can_reduce else 0)
+        tokens += approximate_tokens(fold.created.task_description) + outline + PLAN_COMPLETION
+        seconds += PLAN_COMPLETION / TOKENS_PER_SECOND
+    if profile.can_reduce and not items:
+        results = tasks * usual
+        tokens += REDUCE_OVERHEAD + results + rules.answer_tokens
+        seconds += rules.answer_tokens / TOKENS_PER_SECOND
+    return _Prediction(tokens, seconds, estimate.samples)
+
+
+def _usual(estimate: Estimate, task: task_pb2.Task, route: Route, rules: Rules) -> int:
+    """Completion tokens that a call probably has; a budget must hold for more of them."""
+    record = rules.history.record(task_key(route, task.kind, task.complexity))
+    if record.completion.total < ENOUGH:
+        return estimate.call_completion
+    per_call = max(len(task.items), 1) / estimate.calls
+    return math.ceil(per_call * record.completion.quantile(0.5))
+
+
+def _call_seconds(task: task_pb2.Task, route: Route, rules: Rules, completion: int) -> float:
+    record = rules.history.record(task_key(route, task.kind, task.complexity))
+    if record.milliseconds.total >= ENOUGH:
+        return record.milliseconds.quantile(0.5) / 1000
+    return completion / TOKENS_PER_SECOND
 
 
 def single_task(

@@ -10,7 +10,7 @@ from services.meta_agent.deciding.budget import purse_of
 from services.meta_agent.deciding.estimate import estimate_task
 from services.meta_agent.deciding.reducing import funded_mode
 from services.meta_agent.deciding.rules import Rules
-from services.meta_agent.job.state import AttemptFold, JobFold
+from services.meta_agent.job.state import AttemptFold, JobFold, TaskFold
 
 Start = analyst_pb2.PlanStart | worker_pb2.ExecuteStart | reducer_pb2.ReduceStart
 
@@ -114,11 +114,19 @@ def _reduce_start(
         outcomes=[
             reducer_pb2.TaskOutcome(task=t.task, result=t.result, failure=t.failure)
             for t in fold.tasks.values()
+            if not t.merged_into and not _is_redone(fold, t)
         ],
         documents=fold.created.documents,
         mode=funded_mode(attempt.grant.tokens),
         max_answer_tokens=rules.answer_tokens,
     )
+
+
+def _is_redone(fold: JobFold, task: TaskFold) -> bool:
+    """Whether a task without items has come to nothing, and one of a later round has not."""
+    if task.task.items or task.result is not None:
+        return False
+    return any(t.redoes == task.uid and t.result is not None for t in fold.tasks.values())
 
 
 def _duration(seconds: float) -> Duration:

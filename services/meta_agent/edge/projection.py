@@ -36,8 +36,9 @@ def project(fold: JobFold, rules: Rules, tenant: str = "") -> job_pb2.Job:
         job.plan_source = fold.plan_closed.source
     if fold.brief is not None:
         job.brief.CopyFrom(fold.brief)
-    if fold.answer is not None:
-        job.answer.CopyFrom(fold.answer)
+    if fold.best_answer is not None:
+        job.answer.CopyFrom(fold.best_answer)
+    job.rounds.extend(fold.rounds)
     if fold.start_time:
         job.start_time.CopyFrom(timestamp(fold.start_time))
     if finished is not None:

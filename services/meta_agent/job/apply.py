@@ -97,6 +97,7 @@ def _task_admitted(fold: JobFold, event: job_pb2.JobEvent) -> JobFold:
         source=admitted.source,
         allotted=admitted.allotted_tokens,
         value=admitted.value if admitted.HasField("value") else None,
+        redoes=admitted.redoes_task_uid,
     )
     return replace(fold, tasks=put(fold.tasks, task.uid, task))
 

@@ -135,6 +135,7 @@ class TaskFold:
         result: The best result so far; None when there is none.
         value: What it was expected to be worth when it was admitted.
         merged_into: Uid of the task that has its items now; empty when none has.
+        redoes: Uid of the task of an earlier round whose open items it has.
     """
 
     uid: str
@@ -148,6 +149,7 @@ class TaskFold:
     result: task_pb2.TaskResult | None = None
     value: job_pb2.ValueEstimate | None = None
     merged_into: str = ""
+    redoes: str = ""
 
     @property
     def generation(self) -> int:
@@ -230,6 +232,11 @@ class JobFold:
     def ended(self) -> bool:
         """Whether the job is over."""
         return self.state in TERMINAL_JOB_STATES
+
+    @property
+    def best_answer(self) -> task_pb2.Answer | None:
+        """The answer there is: of this round, or the best of those before."""
+        return self.answer if self.answer is not None else self.previous_answer
 
     @property
     def plan_uid(self) -> str:
