@@ -199,6 +199,8 @@ def _keys(cls: type, kinds: Mapping[str, str] | None = None) -> str:
 def _profiles() -> str:
     def shown(profile: Profile, name: str) -> str:
         value = getattr(profile, name)
+        if value is None:
+            return ""
         return code(str(value).lower() if isinstance(value, bool) else str(value))
 
     rows = (
