@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, dataclass
@@ -85,7 +86,8 @@ def setting(variable: str, default: Any, help: str, *, check: Check | None = Non
 
     Args:
         variable: Environment variable.
-        default: Value when the variable is unset or empty.
+        default: Value when the variable is unset or empty; None for a field of type
+            `T | None`.
         help: What it does, with unit and limits.
         check: Returns what is wrong with a value, or None.
     """
@@ -114,12 +116,12 @@ def load(cls: type[T], environ: Mapping[str, str]) -> T:
             continue
         text = environ.get(variable, "").strip()
         try:
-            value = parse(hints[field.name], text) if text else field.default
+            value = parse(required(hints[field.name]), text) if text else field.default
         except ValueError as error:
             faults.append(f"{variable}: {error}")
             continue
         check = field.metadata["check"]
-        fault = check(value) if check is not None else None
+        fault = check(value) if check is not None and value is not None else None
         if fault:
             faults.append(f"{variable}: {fault}")
         values[field.name] = value
@@ -136,8 +138,15 @@ def describe(cls: type) -> Iterator[Description]:
             yield from describe(hints[field.name])
         elif "variable" in field.metadata:
             default = "" if field.default is MISSING else _show(field.default)
-            kind = getattr(hints[field.name], "__name__", str(hints[field.name])).lower()
+            hint = required(hints[field.name])
+            kind = getattr(hint, "__name__", str(hint)).lower()
             yield Description(field.metadata["variable"], kind, default, field.metadata["help"])
+
+
+def required(kind: Any) -> Any:
+    """`T` for `T | None`: what a setting is when it is set."""
+    kinds = [each for each in typing.get_args(kind) if each is not types.NoneType]
+    return kinds[0] if isinstance(kind, types.UnionType) and len(kinds) == 1 else kind
 
 
 def parse(kind: Any, text: str) -> Any:
@@ -190,6 +199,8 @@ def one_of(*allowed: str) -> Check:
 
 
 def _show(value: Any) -> str:
+    if value is None:
+        return ""
     if isinstance(value, Secret):
         return "" if not value.reveal() else "***"
     if isinstance(value, Seconds):

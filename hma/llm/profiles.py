@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_type_hints
 
+from hma.llm.calibration import Calibration
+
 Tokenizer = Literal["vllm", "llama.cpp", "none"]
 ChunkUsage = Literal["continuous", "timings", "final"]
 RetrievalUnit = Literal["sentence", "paragraph", "section"]
@@ -35,6 +37,7 @@ class Profile:
         honours_think_budget: The server enforces a thinking budget.
         logprobs: The server reports log-probabilities of what it generates.
         thinking_switch: The chat template knows `enable_thinking`.
+        calibration: What the signals of a good answer are worth; unset: not measured.
     """
 
     can_plan: bool
@@ -52,6 +55,7 @@ class Profile:
     honours_think_budget: bool = False
     logprobs: bool = False
     thinking_switch: bool = False
+    calibration: Calibration | None = None
 
 
 PRESETS: Mapping[str, Profile] = {
@@ -100,11 +104,15 @@ def derive_profile(fields: Mapping[str, Any], known: Mapping[str, Profile]) -> P
         ValueError: Unknown base or field, or a value of the wrong kind.
     """
     changes = dict(fields)
+    if "calibration" in changes:
+        changes["calibration"] = Calibration.from_table(changes["calibration"])
     base = changes.pop("base", "standard")
     if base not in known:
         raise ValueError(f"unknown profile {base!r}; have {', '.join(known)}")
     hints = get_type_hints(Profile)
     for name, value in changes.items():
+        if name == "calibration":
+            continue
         if name not in hints:
             raise ValueError(f"a profile has no {name!r}; it has {', '.join(hints)}")
         allowed = get_args(hints[name])

@@ -14,12 +14,25 @@ The settings alone give two routes over one server: `fast` (thinking off) and
     priority = true
     [routes.fast.prices]                   # per million tokens
     prompt = 0.10
-    cached_prompt = 0.01
+    cached_prompt = 0.01                   # left out: as `prompt`
     completion = 0.40
 
     [profiles.mine]                        # what differs from its base
     base = "standard"
     max_batch = 4
+
+Instead of money per million tokens, the prices of one's own GPUs are money per hour and the
+throughput that `hma probe` measures (`hma.llm.prices` has the formula):
+
+    [routes.fast.prices]
+    gpu_hour = 0.35                        # per GPU
+    gpus = 2
+    prompt_tokens_per_second = 5200        # of all of them together
+    completion_tokens_per_second = 1400
+
+A route without prices to a known hosted model has that model's (`hma.llm.hosted_prices`);
+any other has none, and a job that limits money is refused there. `hma probe` also writes
+[profiles.NAME], the calibration of its signals of quality included.
 """
 
 from __future__ import annotations
@@ -28,10 +41,13 @@ import dataclasses
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from hma.errors import SettingsError
+from hma.llm.hosted_prices import hosted_prices
+from hma.llm.prices import UNKNOWN, Prices, PriceTable
 from hma.llm.profiles import PRESETS, Profile, derive_profile
 from hma.llm.settings import LlmSettings, RetryPolicy, url_fault
 from hma.settings import Secret
@@ -39,21 +55,6 @@ from hma.settings import Secret
 FAST = "fast"
 REASONING = "reasoning"
 _NO_KEY = Secret("")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prices:
-    """Money per million tokens; zero when tokens cost nothing.
-
-    Attributes:
-        prompt: Of prompt tokens that were not cached.
-        cached_prompt: Of prompt tokens from the server's prefix cache.
-        completion: Of completion tokens, reasoning included.
-    """
-
-    prompt: float = 0.0
-    cached_prompt: float = 0.0
-    completion: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +66,7 @@ class Route:
         base_url: The OpenAI-compatible root, "/v1" included, no slash at the end.
         model: The model as the server names it; empty: the one that it serves.
         api_key: Bearer token; empty when the server wants none.
-        prices: Money per million tokens.
+        prices: Money per million tokens; else what a known hosted model costs.
         context_tokens: Most tokens, prompt and completion together.
         reasoning: Whether calls may think before they answer.
         priority: Whether the server takes `priority` (vLLM with the priority policy).
@@ -77,7 +78,7 @@ class Route:
     model: str
     profile: Profile
     api_key: Secret = _NO_KEY
-    prices: Prices = Prices()
+    prices: Prices = UNKNOWN
     context_tokens: int = 8192
     reasoning: bool = False
     priority: bool = False
@@ -88,23 +89,27 @@ class Route:
         return self.base_url.removesuffix("/v1")
 
     @property
+    def priced(self) -> bool:
+        """Whether it is known what tokens cost here; true when they are free, too."""
+        return self.prices.known
+
+    @property
     def dearest(self) -> float:
         """Most money that one token can cost here; 0 when tokens cost nothing."""
-        prices = self.prices
-        return max(prices.prompt, prices.cached_prompt, prices.completion) / 1e6
+        return self.prices.dearest
+
+    @property
+    def cheapest(self) -> float:
+        """Least money for which a token can be had here; see `Prices.cheapest`."""
+        return self.prices.cheapest
 
     def cost(self, *, prompt: int, cached_prompt: int, completion: int) -> float:
-        """Money for these tokens.
+        """Money for these tokens; `cached_prompt` is a part of `prompt`."""
+        return self.prices.cost(prompt=prompt, cached_prompt=cached_prompt, completion=completion)
 
-        Args:
-            prompt: Prompt tokens, cached ones included.
-            cached_prompt: The part of them that was cached.
-            completion: Completion tokens.
-        """
-        prices = self.prices
-        fresh = prompt - cached_prompt
-        money = fresh * prices.prompt + cached_prompt * prices.cached_prompt
-        return (money + completion * prices.completion) / 1e6
+    def most_cost(self, prompt_tokens: int, completion_tokens: int) -> float:
+        """Most money that a call can cost, whatever of its prompt is cached."""
+        return self.prices.most_cost(prompt_tokens, completion_tokens)
 
 
 class Routes(Mapping[str, Route]):
@@ -153,22 +158,37 @@ def load_routes(settings: LlmSettings, environ: Mapping[str, str] | None = None)
     if settings.routes_file:
         return _routes_from_file(Path(settings.routes_file), settings, environ or {})
     profile = _preset(settings.profile or ("standard" if settings.base_url else "smollm2"))
-    fast = Route(
-        name=FAST,
-        base_url=settings.url,
-        model=settings.model,
-        profile=profile,
-        api_key=settings.api_key,
-        prices=Prices(
-            prompt=settings.price_prompt,
-            cached_prompt=settings.price_cached_prompt,
-            completion=settings.price_completion,
-        ),
-        context_tokens=settings.context_tokens,
-        priority=settings.priority,
+    fast = _priced(
+        Route(
+            name=FAST,
+            base_url=settings.url,
+            model=settings.model,
+            profile=profile,
+            api_key=settings.api_key,
+            prices=_configured_prices(settings),
+            context_tokens=settings.context_tokens,
+            priority=settings.priority,
+        )
     )
     reasoning = dataclasses.replace(fast, name=REASONING, reasoning=True)
     return Routes({FAST: fast, REASONING: reasoning}, FAST, settings.retry_policy)
+
+
+def _configured_prices(settings: LlmSettings) -> Prices:
+    keys = [field.name for field in dataclasses.fields(PriceTable)]
+    table = PriceTable(**{key: getattr(settings, f"price_{key}") for key in keys})
+    try:
+        return table.resolve(lambda key: f"HMA_LLM_PRICE_{key.upper()}")
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
+
+
+def _priced(route: Route) -> Route:
+    """The route with the price of its hosted model, unless prices are configured."""
+    if route.priced:
+        return route
+    prices = hosted_prices(route.base_url, route.model, datetime.now(UTC).date())
+    return route if prices is None else dataclasses.replace(route, prices=prices)
 
 
 def _preset(name: str) -> Profile:
@@ -228,13 +248,24 @@ def _parse_route(
     values.setdefault("base_url", settings.url)
     _check_types(name, values)
     values["profile"] = profiles[profile]
-    values["prices"] = Prices(**values.get("prices", {}))
+    values["prices"] = _parse_prices(name, values.get("prices", {}))
     values["base_url"] = values["base_url"].rstrip("/")
     variable = values.pop("api_key_variable", "")
     if variable and variable not in environ:
         raise ValueError(f"routes.{name}: the environment variable {variable} is not set")
     values["api_key"] = Secret(environ[variable]) if variable else settings.api_key
-    return Route(name=name, **values)
+    return _priced(Route(name=name, **values))
+
+
+def _parse_prices(name: str, table: Mapping[str, Any]) -> Prices:
+    known = [field.name for field in dataclasses.fields(PriceTable)]
+    for key, price in table.items():
+        if key not in known:
+            raise ValueError(f"routes.{name}.prices: unknown key {key}; have {', '.join(known)}")
+        # type(), because True is an int to isinstance.
+        if type(price) not in (int, float):
+            raise ValueError(f"routes.{name}.prices.{key}: expected a number, got {price!r}")
+    return PriceTable(**table).resolve(lambda key: f"routes.{name}.prices.{key}")
 
 
 def _check_types(name: str, values: Mapping[str, Any]) -> None:
@@ -248,6 +279,3 @@ def _check_types(name: str, values: Mapping[str, Any]) -> None:
         raise ValueError(f"routes.{name}.base_url: {fault}")
     if values.get("context_tokens", 256) < 256:
         raise ValueError(f"routes.{name}.context_tokens: expected 256 or more")
-    for key, price in values.get("prices", {}).items():
-        if type(price) not in (int, float) or not 0 <= price < float("inf"):
-            raise ValueError(f"routes.{name}.prices.{key}: expected a price, got {price!r}")

@@ -70,17 +70,48 @@ class LlmSettings:
         False,
         "Send `priority` with each call (vLLM with --scheduling-policy priority).",
     )
-    price_prompt: float = setting(
-        "HMA_LLM_PRICE_PROMPT", 0.0, "Money per million prompt tokens.", check=at_least(0)
-    )
-    price_cached_prompt: float = setting(
-        "HMA_LLM_PRICE_CACHED_PROMPT",
-        0.0,
-        "Money per million cached prompt tokens.",
+    price_prompt: float | None = setting(
+        "HMA_LLM_PRICE_PROMPT",
+        None,
+        "Money per million prompt tokens; 0: free. Unset with all other prices: what a known "
+        "hosted model costs, else unknown.",
         check=at_least(0),
     )
-    price_completion: float = setting(
-        "HMA_LLM_PRICE_COMPLETION", 0.0, "Money per million completion tokens.", check=at_least(0)
+    price_cached_prompt: float | None = setting(
+        "HMA_LLM_PRICE_CACHED_PROMPT",
+        None,
+        "Money per million cached prompt tokens; unset: as HMA_LLM_PRICE_PROMPT.",
+        check=at_least(0),
+    )
+    price_completion: float | None = setting(
+        "HMA_LLM_PRICE_COMPLETION", None, "Money per million completion tokens.", check=at_least(0)
+    )
+    price_gpu_hour: float | None = setting(
+        "HMA_LLM_PRICE_GPU_HOUR",
+        None,
+        "Money per GPU and hour, instead of money per million tokens.",
+        check=at_least(0),
+    )
+    price_gpus: float | None = setting(
+        "HMA_LLM_PRICE_GPUS", None, "GPUs that serve the model; unset: 1.", check=at_least(0)
+    )
+    price_prompt_tokens_per_second: float | None = setting(
+        "HMA_LLM_PRICE_PROMPT_TOKENS_PER_SECOND",
+        None,
+        "Prompt tokens that the GPUs read per second, all together; `hma probe` measures it.",
+        check=at_least(0),
+    )
+    price_cached_prompt_tokens_per_second: float | None = setting(
+        "HMA_LLM_PRICE_CACHED_PROMPT_TOKENS_PER_SECOND",
+        None,
+        "Cached prompt tokens per second; unset: as other prompt tokens.",
+        check=at_least(0),
+    )
+    price_completion_tokens_per_second: float | None = setting(
+        "HMA_LLM_PRICE_COMPLETION_TOKENS_PER_SECOND",
+        None,
+        "Completion tokens that the GPUs write per second, all together; `hma probe` measures it.",
+        check=at_least(0),
     )
     tries: int = setting(
         "HMA_LLM_TRIES", 3, "Tries per call, the first one included.", check=at_least(1)

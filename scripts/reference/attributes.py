@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
+import types
 import typing
 
+_NONE = type(None)
 _SECTION = re.compile(r"^Attributes:\n((?:    .*\n?|\n)+)", re.MULTILINE)
 _ENTRY = re.compile(r"^    (\w+): (.+(?:\n     +.+)*)", re.MULTILINE)
 
@@ -43,6 +45,8 @@ def _kind(hint: object) -> str:
         return " or ".join(map(str, typing.get_args(hint)))
     if dataclasses.is_dataclass(hint):
         return "table"
+    if isinstance(hint, types.UnionType):
+        return " or ".join(_kind(each) for each in typing.get_args(hint) if each is not _NONE)
     names: dict[object, str] = {str: "text", bool: "true or false", int: "number", float: "number"}
     return names.get(hint, "text")
 
@@ -51,6 +55,8 @@ def _default(field: dataclasses.Field[typing.Any]) -> str:
     if field.default is dataclasses.MISSING or dataclasses.is_dataclass(field.default):
         return ""
     value = field.default
+    if value is None:
+        return ""
     if isinstance(value, bool):
         return str(value).lower()
     return f"{value:g}" if isinstance(value, float) else str(value)

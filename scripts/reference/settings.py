@@ -9,8 +9,9 @@ from pathlib import Path
 import click
 
 from hma.cli.app import hma as command_line
+from hma.llm.prices import PriceTable
 from hma.llm.profiles import PRESETS, Profile
-from hma.llm.routes import Prices, Route
+from hma.llm.routes import Route
 from hma.llm.settings import LlmSettings
 from hma.local.parts import parts
 from hma.local.settings import StackSettings
@@ -56,7 +57,7 @@ def render() -> str:
         "shared": _table(own_variables(*SHARED)),
         "llm": _table(describe(LlmSettings)),
         "route_keys": _keys(Route, kinds={"profile": "a profile's name"}),
-        "price_keys": _keys(Prices),
+        "price_keys": _keys(PriceTable),
         "profile_keys": _profiles(),
         "local": _table(_places()),
         "local_choices": _choices(),
@@ -198,6 +199,8 @@ def _keys(cls: type, kinds: Mapping[str, str] | None = None) -> str:
 def _profiles() -> str:
     def shown(profile: Profile, name: str) -> str:
         value = getattr(profile, name)
+        if value is None:
+            return ""
         return code(str(value).lower() if isinstance(value, bool) else str(value))
 
     rows = (

@@ -212,17 +212,18 @@ def _check_priced(created: job_pb2.JobCreated, admission: Admission) -> None:
         (f"job.plan.tasks[{index}].max_cost", task.max_cost)
         for index, task in enumerate(created.plan.tasks)
     ]
-    free = [route.name for route in admission.routes.values() if route.dearest <= 0]
+    unpriced = [route.name for route in admission.routes.values() if not route.priced]
     if created.policy.route:
-        free = [name for name in free if name == created.policy.route]
+        unpriced = [name for name in unpriced if name == created.policy.route]
     violations = [
         FieldViolation(
             field,
-            f"route {free[0]} has no price: set HMA_LLM_PRICE_PROMPT and "
-            "HMA_LLM_PRICE_COMPLETION, or limit tokens only",
+            f"route {unpriced[0]} has no price: set HMA_LLM_PRICE_PROMPT and "
+            f"HMA_LLM_PRICE_COMPLETION (with HMA_ROUTES_FILE: [routes.{unpriced[0]}.prices]), "
+            "or limit tokens only",
         )
         for field, limit in limits
-        if limit and free
+        if limit and unpriced
     ]
     if violations:
         raise InvalidRequest(violations)

@@ -11,8 +11,9 @@ import grpc
 from prometheus_client import CollectorRegistry
 
 from hma.llm.base import Readiness
+from hma.llm.prices import Prices
 from hma.llm.profiles import PRESETS
-from hma.llm.routes import Prices, Route, Routes
+from hma.llm.routes import Route, Routes
 from hma.rpc.channel import open_channel
 from hma.rpc.server import bind
 from hma.v1 import attempt_pb2, common_pb2, job_pb2, meta_agent_pb2, meta_agent_pb2_grpc, task_pb2

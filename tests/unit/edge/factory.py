@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from hma.llm.prices import Prices
 from hma.llm.profiles import PRESETS
-from hma.llm.routes import Prices, Route, Routes
+from hma.llm.routes import Route, Routes
 from hma.v1 import job_pb2, meta_agent_pb2, task_pb2
 from services.meta_agent.edge.admission import Admission
 from services.meta_agent.edge.limits import Limits

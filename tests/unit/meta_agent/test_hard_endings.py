@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 
+from hma.llm.prices import Prices
 from hma.llm.profiles import PRESETS
-from hma.llm.routes import Prices, Route, Routes
+from hma.llm.routes import Route, Routes
 from hma.v1 import analyst_pb2, attempt_pb2, common_pb2, job_pb2, task_pb2
 from services.meta_agent.deciding.money import within_money
 from services.meta_agent.deciding.observed import Broken, Ended, Intended, Planned, Refused
