@@ -24,6 +24,7 @@ from services.meta_agent.deciding.rules import Rules
 from services.meta_agent.driving.capacity import Capacity
 from services.meta_agent.driving.driver import Surroundings
 from services.meta_agent.driving.drivers import Drivers
+from services.meta_agent.driving.history_watch import HistoryWatch
 from services.meta_agent.driving.progress import ProgressBoard
 from services.meta_agent.driving.route_watch import RouteWatch
 from services.meta_agent.driving.streams import Services
@@ -82,6 +83,7 @@ async def main(settings: MetaAgentSettings) -> None:
         rules = rules_of(settings, routes)
         board = ProgressBoard()
         route_watch = RouteWatch(llm, routes)
+        history = HistoryWatch(store.fleet)
         around = Surroundings(
             log=store.log,
             notifications=store.notifications,
@@ -91,6 +93,7 @@ async def main(settings: MetaAgentSettings) -> None:
             routes=route_watch,
             capacity=Capacity(settings.max_tasks_in_flight),
             board=board,
+            history=history,
             held=store.beat.held,
             observers=(Recorder(counters, benchmark, rules).observe,),
         )
@@ -102,7 +105,7 @@ async def main(settings: MetaAgentSettings) -> None:
         status = StatusBoard(store, peers, routes, llm, ready_tasks=lambda: drivers.ready_tasks)
         registry = new_registry()
         stop = asyncio.Event()
-        work = [drivers.run(), route_watch.run(), _sample(drivers, registry)]
+        work = [drivers.run(), route_watch.run(), history.run(), _sample(drivers, registry)]
         async with _in_background(work, stop):
             await serve(
                 settings.server,

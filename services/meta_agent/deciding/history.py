@@ -27,12 +27,8 @@ CENSORED = 2.0
 """A completion that was cut at its limit would have been longer: it is counted as this
 many times as long. Counted as it is, quantiles would shrink with every cut."""
 
-COUNTER = "hma_history"
-"""Name of the counters in the database."""
-
-PLAN = "plan"
 REDUCE = "reduce"
-"""Kinds of work that are no task's."""
+"""The kind of work that is no task's."""
 
 MERGE = "merge"
 PROSE = "prose"
@@ -99,8 +95,6 @@ class Record:
         asked: Items that a model was asked.
         weight: What became of them, summed: 1 for an answer that stands in its source,
             0.5 for one that does not, 0.25 for an extract.
-        attempts: Attempts that ended.
-        failed: Those of them that the route or its server failed.
     """
 
     completion: Sketch = Sketch()
@@ -108,8 +102,6 @@ class Record:
     milliseconds: Sketch = Sketch()
     asked: float = 0.0
     weight: float = 0.0
-    attempts: float = 0.0
-    failed: float = 0.0
 
     def plus(self, other: Record) -> Record:
         """Both records in one."""
@@ -119,8 +111,6 @@ class Record:
             milliseconds=self.milliseconds.plus(other.milliseconds),
             asked=self.asked + other.asked,
             weight=self.weight + other.weight,
-            attempts=self.attempts + other.attempts,
-            failed=self.failed + other.failed,
         )
 
 
@@ -131,7 +121,7 @@ class Key:
     Attributes:
         route: The route, with the model that it is configured for: another model's
             figures say nothing.
-        kind: "answer", "extract", "summarize", "write", or PLAN, REDUCE.
+        kind: "answer", "extract", "summarize", "write", or REDUCE.
         complexity: "low", "medium", "high"; MERGE or PROSE for REDUCE.
     """
 
@@ -158,12 +148,10 @@ class History:
 
     @classmethod
     def of(cls, totals: Mapping[tuple[str, Labels], float]) -> History:
-        """Reads counters as `recording/history.py` writes them; others are passed over."""
+        """Reads counters as `recording/history.py` writes them."""
         sums: dict[Key, dict[str, float]] = defaultdict(dict)
         sketches: dict[Key, dict[str, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
-        for (name, labels), value in totals.items():
-            if name != COUNTER:
-                continue
+        for (_, labels), value in totals.items():
             said = dict(labels)
             key = Key(said.get("route", ""), said.get("kind", ""), said.get("complexity", ""))
             measure, bucket = said.get("measure", ""), said.get("bucket", "")
@@ -180,8 +168,6 @@ class History:
                 milliseconds=found.get("milliseconds", Sketch()),
                 asked=sums[key].get("asked", 0.0),
                 weight=sums[key].get("weight", 0.0),
-                attempts=sums[key].get("attempts", 0.0),
-                failed=sums[key].get("failed", 0.0),
             )
         return cls(records)
 

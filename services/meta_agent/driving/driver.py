@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hma.errors import Fenced
 from hma.v1 import common_pb2, job_pb2
@@ -18,6 +18,7 @@ from services.meta_agent.deciding.dispatching import ready_tasks
 from services.meta_agent.deciding.observed import Observations
 from services.meta_agent.deciding.rules import Rules
 from services.meta_agent.driving.capacity import Capacity
+from services.meta_agent.driving.history_watch import HistoryWatch
 from services.meta_agent.driving.progress import ProgressBoard
 from services.meta_agent.driving.route_watch import RouteWatch
 from services.meta_agent.driving.streams import Services, Streams
@@ -47,6 +48,7 @@ class Surroundings:
     """What all drivers of a replica share.
 
     Attributes:
+        history: What calls have cost so far.
         held: Whether this replica's lease is held, seen from here and now.
         observers: Told of every event that this replica commits or reads while it
             drives, and of what no driver has read before, with the states before and
@@ -61,6 +63,7 @@ class Surroundings:
     routes: RouteWatch
     capacity: Capacity
     board: ProgressBoard
+    history: HistoryWatch
     held: Callable[[], bool]
     observers: Sequence[Callable[[job_pb2.JobEvent, JobFold, JobFold], None]] = ()
 
@@ -135,7 +138,8 @@ class JobDriver:
             routes=around.routes.states,
         )
         now = around.clock.now()
-        decision = decide(self._fold, observed, now, around.rules)
+        rules = replace(around.rules, history=around.history.latest)
+        decision = decide(self._fold, observed, now, rules)
         # No await since `free_for`: places are booked before anybody else decides.
         workers = _workers(decision.fold)
         no_place = observed.slots + _workers(self._fold) - workers <= 0
@@ -149,7 +153,7 @@ class JobDriver:
         if not around.held():
             # Woken after a long stop: another replica may be at this very job.
             raise Fenced("the lease of this replica is lost")
-        self._streams.carry_out(self._fold, around.clock.now(), around.rules)
+        self._streams.carry_out(self._fold, around.clock.now(), rules)
         self._show()
         return decision.wake_at
 

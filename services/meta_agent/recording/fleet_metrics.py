@@ -68,12 +68,12 @@ class FleetCounters:
             case "attempt_lost":
                 attempt = fold.attempts.get(_key(event.attempt_lost))
                 if attempt is not None and attempt.role == common_pb2.ROLE_WORKER:
-                    self._add(_ERRORS, 1, {"class": "TRANSIENT"})
+                    self.add(_ERRORS, 1, {"class": "TRANSIENT"})
             case "task_settled":
                 self._count_duration(event, fold)
             case "job_finished":
                 state = job_pb2.JobState.Name(fold.state).removeprefix("JOB_STATE_")
-                self._add(_JOBS, 1, {"state": state})
+                self.add(_JOBS, 1, {"state": state})
 
     def take(self) -> Counters:
         """What was counted since the last call."""
@@ -96,7 +96,7 @@ class FleetCounters:
                 ("reasoning", usage.reasoning_tokens),
             ):
                 if tokens > 0:
-                    self._add(_TOKENS, tokens, {"class": name, **labels})
+                    self.add(_TOKENS, tokens, {"class": name, **labels})
 
     def _count_error(
         self, ended: job_pb2.AttemptFinished | job_pb2.AttemptReported, fold: JobFold
@@ -110,18 +110,19 @@ class FleetCounters:
             if refused or kind == common_pb2.FAILURE_CLASS_CANCELLED:
                 return  # a full Worker, or somebody asked for it: no error
             name = common_pb2.FailureClass.Name(kind).removeprefix("FAILURE_CLASS_")
-            self._add(_ERRORS, 1, {"class": name})
+            self.add(_ERRORS, 1, {"class": name})
 
     def _count_duration(self, event: job_pb2.JobEvent, fold: JobFold) -> None:
         attempts = fold.attempts_of(event.task_settled.task_uid)
         if not attempts:  # skipped: it never ran
             return
         seconds = max(event.time.ToNanoseconds() / 1e9 - min(a.start for a in attempts), 0.0)
-        self._add(f"{_DURATION}_sum", seconds, {})
+        self.add(f"{_DURATION}_sum", seconds, {})
         bound = next((f"{limit:g}" for limit in BUCKETS if seconds <= limit), "+Inf")
-        self._add(f"{_DURATION}_bucket", 1, {"le": bound})
+        self.add(f"{_DURATION}_bucket", 1, {"le": bound})
 
-    def _add(self, name: str, value: float, labels: Mapping[str, str]) -> None:
+    def add(self, name: str, value: float, labels: Mapping[str, str]) -> None:
+        """Adds to a counter."""
         self._counts[name, tuple(sorted(labels.items()))] += value
 
 

@@ -10,6 +10,7 @@ from services.meta_agent.edge.projection import project
 from services.meta_agent.job.state import JobFold
 from services.meta_agent.recording.benchmark_log import BenchmarkLog
 from services.meta_agent.recording.fleet_metrics import FleetCounters
+from services.meta_agent.recording.history import HistoryCounters
 
 _log = logging.getLogger(__name__)
 
@@ -23,9 +24,10 @@ class Recorder:
         Args:
             counters: The fleet's metrics.
             benchmark: Gets a line per finished job.
-            rules: What projecting a job needs to know.
+            rules: What projecting a job needs to know, and the models of the routes.
         """
         self._counters = counters
+        self._history = HistoryCounters(counters, rules)
         self._benchmark = benchmark
         self._rules = rules
 
@@ -39,6 +41,7 @@ class Recorder:
         """
         try:
             self._counters.observe(event, before, fold)
+            self._history.observe(event, before, fold)
             if event.HasField("job_finished"):
                 self._benchmark.record(project(fold, self._rules))
         except Exception:  # noqa: BLE001 - logged; figures about a job must not stop it

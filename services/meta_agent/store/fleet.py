@@ -33,7 +33,12 @@ WHERE EXISTS (SELECT FROM news)
 ORDER BY d.name, d.labels
 ON CONFLICT (replica, name, labels) DO UPDATE SET value = m.value + excluded.value
 """
-_TOTALS = "SELECT name, labels, sum(value) AS value FROM fleet_metric GROUP BY name, labels"
+# The history has hundreds of counters, and is not looked at every second.
+HISTORY = "hma_history"
+_TOTALS = """
+SELECT name, labels, sum(value) AS value FROM fleet_metric
+WHERE (name = $1) = $2 GROUP BY name, labels
+"""
 # What is folded are sums of increments, so a replica that was only thought gone adds
 # on in new rows and nothing counts twice.
 _FOLD = """
@@ -103,7 +108,18 @@ class FleetMetrics:
             Unavailable: The database cannot be reached.
         """
         await self._database.execute(_FOLD, _LOCK, self._gone_after)
-        rows = await self._database.fetch(_TOTALS)
+        return await self._read(history=False)
+
+    async def history(self) -> dict[tuple[str, Labels], float]:
+        """Sums of the counters that estimates are made from; `totals` leaves them out.
+
+        Raises:
+            Unavailable: The database cannot be reached.
+        """
+        return await self._read(history=True)
+
+    async def _read(self, *, history: bool) -> dict[tuple[str, Labels], float]:
+        rows = await self._database.fetch(_TOTALS, HISTORY, history)
         return {(row["name"], _read_labels(row["labels"])): row["value"] for row in rows}
 
     async def _send(self) -> None:

@@ -33,6 +33,7 @@ from services.meta_agent.deciding.rules import Rules
 from services.meta_agent.driving.capacity import Capacity
 from services.meta_agent.driving.driver import Surroundings
 from services.meta_agent.driving.drivers import Drivers
+from services.meta_agent.driving.history_watch import HistoryWatch
 from services.meta_agent.driving.progress import ProgressBoard
 from services.meta_agent.driving.route_watch import RouteWatch
 from services.meta_agent.driving.streams import Services
@@ -275,6 +276,7 @@ async def open_replica(
             routes=watch,
             capacity=Capacity(places),
             board=board,
+            history=HistoryWatch(store.fleet),
             held=store.beat.held,
             observers=observers,
         )

@@ -27,6 +27,7 @@ from services.meta_agent.__main__ import rules_of, services_of
 from services.meta_agent.driving.capacity import Capacity
 from services.meta_agent.driving.driver import Surroundings
 from services.meta_agent.driving.drivers import Drivers
+from services.meta_agent.driving.history_watch import HistoryWatch
 from services.meta_agent.driving.progress import ProgressBoard
 from services.meta_agent.driving.route_watch import RouteWatch
 from services.meta_agent.driving.streams import Services
@@ -113,6 +114,7 @@ async def open_whole(
                 routes=watch,
                 capacity=Capacity(64),
                 board=board,
+                history=HistoryWatch(store.fleet),
                 held=store.beat.held,
             ),
             max_jobs=50,
