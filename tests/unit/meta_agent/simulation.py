@@ -11,16 +11,19 @@ from __future__ import annotations
 import heapq
 import itertools
 import random
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
 
+from hma.llm.prices import Prices
 from hma.llm.profiles import PRESETS, Profile
 from hma.llm.routes import Route, Routes
 from hma.v1 import analyst_pb2, attempt_pb2, common_pb2, job_pb2, task_pb2
 from services.meta_agent.deciding.budget import purse_of
 from services.meta_agent.deciding.decide import decide
+from services.meta_agent.deciding.money import held_money
 from services.meta_agent.deciding.observed import (
     Broken,
     Ended,
@@ -32,7 +35,7 @@ from services.meta_agent.deciding.observed import (
 )
 from services.meta_agent.deciding.rules import Rules
 from services.meta_agent.job.apply import apply
-from services.meta_agent.job.state import AttemptFold, AttemptKey, JobFold
+from services.meta_agent.job.state import AttemptFold, AttemptKey, JobFold, tokens_of
 from services.meta_agent.job.times import timestamp
 
 START = 1_700_000_000.0
@@ -50,17 +53,34 @@ class Faults:
     late_report: float = 0.5
     driver_dies: float = 0.0
     deaf: float = 0.0
+    slow: float = 0.0
+    duplicated: float = 0.0
+    ungrounded: float = 0.0
+    empty: float = 0.0
 
 
-def make_rules(preset: str = "smollm2", **changes: object) -> Rules:
-    """Rules over the two default routes of a profile."""
-    profile: Profile = PRESETS[preset]
-    fast = Route(name="fast", base_url="http://x/v1", model="m", profile=profile)
-    slow = Route(
-        name="reasoning", base_url="http://x/v1", model="m", profile=profile, reasoning=True
+def make_rules(
+    preset: str = "smollm2",
+    *,
+    prices: Prices | None = None,
+    profile: Mapping[str, Any] | None = None,
+    **changes: Any,
+) -> Rules:
+    """Rules over the two default routes of a profile.
+
+    Args:
+        preset: The profile.
+        prices: Of both routes.
+        profile: Fields of the profile that differ.
+        changes: Fields of the rules that differ.
+    """
+    known: Profile = replace(PRESETS[preset], **(profile or {}))
+    fast = Route(
+        name="fast", base_url="http://x/v1", model="m", profile=known, prices=prices or Prices()
     )
+    slow = replace(fast, name="reasoning", reasoning=True)
     routes = Routes({"fast": fast, "reasoning": slow}, "fast")
-    return Rules(routes=routes, **changes)  # type: ignore[arg-type]
+    return Rules(routes=routes, **changes)
 
 
 def make_created(
@@ -70,13 +90,18 @@ def make_created(
     deadline: float = 600.0,
     plan: task_pb2.Plan | None = None,
     policy: job_pb2.JobPolicy | None = None,
+    max_cost: float = 0.0,
+    documents: int = 0,
 ) -> job_pb2.JobCreated:
     """A job as admission makes it."""
     return job_pb2.JobCreated(
         tenant="default",
         task_description="Answer the questions.",
+        documents=[task_pb2.DocumentRef(document_id=f"d{n + 1}") for n in range(documents)],
         items=[task_pb2.Item(item_id=f"q{i + 1}", text=f"What is {i}?") for i in range(items)],
-        budget=job_pb2.Budget(max_tokens=budget, deadline=Duration(seconds=int(deadline))),
+        budget=job_pb2.Budget(
+            max_tokens=budget, max_cost=max_cost, deadline=Duration(seconds=int(deadline))
+        ),
         policy=policy,
         plan=plan,
         deadline_time=timestamp(START + deadline),
@@ -88,7 +113,9 @@ class Service:
     """One simulated attempt at a service."""
 
     attempt: AttemptFold
-    plan: list[tuple[int, int, int]]
+    random: random.Random
+    plan: list[tuple[int, int, int]] = field(default_factory=list)
+    pace: float = 1.0
     calls: list[attempt_pb2.CallUsage] = field(default_factory=list)
     grants_seen: int = 0
     waiting: attempt_pb2.CallIntent | None = None
@@ -108,6 +135,7 @@ class World:
         faults: Faults | None = None,
         slots: int = 1000,
     ) -> None:
+        self.seed = seed
         self.random = random.Random(seed)
         self.rules = rules
         self.faults = faults or Faults()
@@ -116,6 +144,7 @@ class World:
         self.log: list[job_pb2.JobEvent] = []
         self.fold = JobFold()
         self.server_tokens = 0
+        self.server_money = 0.0
         self.peak = 0
         self.max_open = 0
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
@@ -145,6 +174,15 @@ class World:
         assert held <= fold.budget, f"{held} tokens held of a budget of {fold.budget}"
         purse = purse_of(fold, self.rules)
         assert held + purse.reserved <= fold.budget
+        assert purse.reserved + purse.planning + sum(purse.committed.values()) + purse.pool == (
+            purse.unspent
+        )
+        if fold.max_cost:
+            money = fold.cost + held_money(fold, self.rules)
+            assert money <= fold.max_cost, f"{money} held of {fold.max_cost}"
+        rows = fold.rows
+        assert sum(row.unknown_tokens for row in rows) == fold.unknown
+        assert sum(tokens_of(row.call.usage) for row in rows) == fold.spent
         assert fold.outstanding == purse.outstanding
         self.peak = max(self.peak, held)
         self.max_open = max(self.max_open, sum(1 for _ in fold.open_attempts()))
@@ -235,9 +273,14 @@ class World:
     # ---- the services
 
     def _open(self, attempt: AttemptFold) -> None:
-        service = Service(attempt, self._calls(attempt))
+        # Its own dice, so that two policies meet the same services in the same job.
+        dice = random.Random(f"{self.seed}/{attempt.uid}/{attempt.number}")
+        service = Service(attempt, dice)
+        service.plan = self._calls(service)
+        if dice.random() < self.faults.slow:
+            service.pace = 30.0
         self._services[attempt.key] = service
-        roll = self.random.random()
+        roll = dice.random()
         if roll < self.faults.refused:
             service.over = True
             self._inbox.append(Refused(attempt.key, common_pb2.FAILURE_CLASS_RATE_LIMITED, "full"))
@@ -247,14 +290,14 @@ class World:
             self._stream_plan(attempt)
         self.at(self._latency(), lambda: self._next_call(service))
 
-    def _calls(self, attempt: AttemptFold) -> list[tuple[int, int, int]]:
+    def _calls(self, service: Service) -> list[tuple[int, int, int]]:
         """(prompt, max completion, min completion) of the calls it will want."""
-        if attempt.grant.tokens == 0:
+        if service.attempt.grant.tokens == 0:
             return []
-        count = self.random.choice([1, 1, 1, 2, 3])
+        dice = service.random
+        count = dice.choice([1, 1, 1, 2, 3])
         return [
-            (self.random.randint(20, 250), self.random.randint(8, 60), self.random.randint(1, 8))
-            for _ in range(count)
+            (dice.randint(20, 250), dice.randint(8, 60), dice.randint(1, 8)) for _ in range(count)
         ]
 
     def _stream_plan(self, attempt: AttemptFold) -> None:
@@ -286,12 +329,14 @@ class World:
         if service.stopped or service.denied or number > len(service.plan):
             self._finish(service)
             return
-        if self.random.random() < self.faults.broken:
+        if service.random.random() < self.faults.broken:
             self._break(service)
             return
         prompt, most, least = service.plan[number - 1]
         intent = attempt_pb2.CallIntent(
             call=number,
+            items=1,
+            calls_left=len(service.plan) - number,
             prompt_tokens=prompt,
             max_completion_tokens=most,
             min_completion_tokens=least,
@@ -317,20 +362,25 @@ class World:
         self._call(service, intent.prompt_tokens, clamped)
 
     def _call(self, service: Service, prompt: int, most: int) -> None:
-        self.at(self.random.uniform(0.05, 3.0), lambda: self._call_over(service, prompt, most))
+        took = service.pace * service.random.uniform(0.05, 3.0)
+        self.at(took, lambda: self._call_over(service, prompt, most))
 
     def _call_over(self, service: Service, prompt: int, most: int) -> None:
         if service.over:
             return
-        spent = self.random.randint(1, most)
-        self.server_tokens += prompt + spent
-        service.calls.append(
-            attempt_pb2.CallUsage(
-                call=len(service.calls) + 1,
-                usage=common_pb2.Usage(prompt_tokens=prompt, completion_tokens=spent),
-            )
-        )
+        self._spend(service, prompt, service.random.randint(1, most))
         self._next_call(service)
+
+    def _spend(self, service: Service, prompt: int, completion: int) -> None:
+        """The server counts a call, and its service will report it."""
+        self.server_tokens += prompt + completion
+        call = attempt_pb2.CallUsage(
+            call=len(service.calls) + 1,
+            route=service.attempt.route,
+            usage=common_pb2.Usage(prompt_tokens=prompt, completion_tokens=completion),
+        )
+        self.server_money += self.rules.cost(call)
+        service.calls.append(call)
 
     def _stop(self, service: Service) -> None:
         if service.over or self.random.random() < self.faults.deaf:
@@ -339,10 +389,7 @@ class World:
         number = len(service.calls) + 1
         grant = service.attempt.grant
         if service.waiting is None and grant.call == number and not grant.denied and grant.tokens:
-            spent = self.random.randint(0, grant.tokens)
-            self.server_tokens += spent
-            usage = common_pb2.Usage(prompt_tokens=spent)
-            service.calls.append(attempt_pb2.CallUsage(call=number, usage=usage))
+            self._spend(service, service.random.randint(0, grant.tokens), 0)
         self._finish(service)
 
     def _break(self, service: Service) -> None:
@@ -351,11 +398,7 @@ class World:
         grant = service.attempt.grant
         number = len(service.calls) + 1
         if grant.call == number and not grant.denied:
-            spent = self.random.randint(0, grant.tokens)
-            self.server_tokens += spent
-            service.calls.append(
-                attempt_pb2.CallUsage(call=number, usage=common_pb2.Usage(prompt_tokens=spent))
-            )
+            self._spend(service, service.random.randint(0, grant.tokens), 0)
         self._broken[service.attempt.key] = Broken(self.now, "the stream broke")
         self._wake_at = self.now
         if self.random.random() < self.faults.late_report:
@@ -367,17 +410,19 @@ class World:
         grant, number = service.attempt.grant, len(service.calls) + 1
         service.over = True
         if grant.call == number and not grant.denied and service.waiting is None:
-            spent = self.random.randint(0, grant.tokens)
-            self.server_tokens += spent
-            usage = common_pb2.Usage(prompt_tokens=spent)
-            service.calls.append(attempt_pb2.CallUsage(call=number, usage=usage))
+            self._spend(service, service.random.randint(0, grant.tokens), 0)
         if self.random.random() < self.faults.late_report:
             self.at(self.random.uniform(3.0, 12.0), lambda: self._report(service))
 
     def _report(self, service: Service) -> None:
         ref = attempt_pb2.AttemptRef(task_uid=service.attempt.uid, attempt=service.attempt.number)
         result = self._result(service)
-        self.say(attempt_reported=job_pb2.AttemptReported(ref=ref, result=result))
+        reported = job_pb2.AttemptReported(
+            ref=ref, result=result, costs=[self.rules.cost(call) for call in result.calls]
+        )
+        self.say(attempt_reported=reported)
+        if self.random.random() < self.faults.duplicated:
+            self.at(self.random.uniform(0, 3), lambda: self.say(attempt_reported=reported))
 
     def _finish(self, service: Service) -> None:
         service.over = True
@@ -386,10 +431,11 @@ class World:
     def _result(self, service: Service) -> attempt_pb2.AttemptResult:
         result = attempt_pb2.AttemptResult(calls=service.calls)
         attempt = service.attempt
-        roll = self.random.random()
+        dice = service.random
+        roll = dice.random()
         if roll < self.faults.failed and not service.stopped:
             result.state = attempt_pb2.ATTEMPT_STATE_FAILED
-            result.failure.failure_class = self.random.choice(
+            result.failure.failure_class = dice.choice(
                 [common_pb2.FAILURE_CLASS_TRANSIENT, common_pb2.FAILURE_CLASS_REFUSED]
             )
             return result
@@ -402,19 +448,37 @@ class World:
         elif attempt.uid.startswith("r"):
             self._fill_answer(result.answer)
         else:
-            items = list(self.fold.tasks[attempt.uid].task.items)
-            kept = items[: len(items) // 2] if short else items
-            result.task.items.extend(
-                task_pb2.ItemAnswer(item_id=i.item_id, answer="yes", grounded=True) for i in kept
-            )
+            self._fill_result(service, result, short=short)
         return result
 
+    def _fill_result(
+        self, service: Service, result: attempt_pb2.AttemptResult, *, short: bool
+    ) -> None:
+        items = list(self.fold.tasks[service.attempt.uid].task.items)
+        kept = items[: len(items) // 2] if short else items
+        for item in kept:
+            roll = service.random.random()
+            if roll < self.faults.empty:
+                result.task.missing.add(
+                    item_id=item.item_id, failure_class=common_pb2.FAILURE_CLASS_REFUSED
+                )
+                continue
+            result.task.items.add(
+                item_id=item.item_id,
+                answer="yes",
+                grounded=roll >= self.faults.empty + self.faults.ungrounded,
+                origin=common_pb2.ORIGIN_MODEL,
+            )
+
     def _fill_answer(self, answer: task_pb2.Answer) -> None:
+        best: dict[str, task_pb2.ItemAnswer] = {}
         for task in self.fold.tasks.values():
-            if task.result is not None:
-                answer.items.extend(task.result.items)
+            for item in task.result.items if task.result is not None else ():
+                if item.grounded or item.item_id not in best:
+                    best[item.item_id] = item
+        answer.items.extend(best.values())
         answer.text = "the answer"
-        have = {item.item_id for item in answer.items}
+        have = set(best)
         answer.missing.extend(
             task_pb2.Missing(item_id=i.item_id)
             for i in self.fold.created.items

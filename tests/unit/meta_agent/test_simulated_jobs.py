@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import random
+from collections import Counter
+
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from hma.llm.prices import Prices
 from hma.v1 import attempt_pb2, job_pb2
 from services.meta_agent.job.apply import fold_events
 from services.meta_agent.job.state import TERMINAL_TASK_STATES, JobFold
@@ -17,7 +21,42 @@ HARSH = Faults(
     partial=0.15,
     driver_dies=0.5,
     deaf=0.1,
+    slow=0.1,
+    duplicated=0.3,
+    ungrounded=0.2,
+    empty=0.1,
 )
+
+PRICES = Prices(prompt=1.0, cached_prompt=0.5, completion=4.0)
+
+
+def make_policy(seed: int) -> job_pb2.JobPolicy:
+    """A different policy for each seed."""
+    dice = random.Random(seed)
+    return job_pb2.JobPolicy(
+        shape=dice.choice([job_pb2.JOB_SHAPE_AUTO, job_pb2.JOB_SHAPE_TEAM]),
+        dispatch=dice.choice([job_pb2.DISPATCH_DATAFLOW, job_pb2.DISPATCH_WAVES]),
+        budgeting=dice.choice([job_pb2.SWITCH_ON, job_pb2.SWITCH_ON, job_pb2.SWITCH_OFF]),
+        interruption=dice.choice([job_pb2.SWITCH_ON, job_pb2.SWITCH_ON, job_pb2.SWITCH_OFF]),
+        halting=dice.choice([job_pb2.HALTING_POLICY_FIXED, job_pb2.HALTING_POLICY_ADAPTIVE]),
+        max_rounds=dice.choice([1, 1, 2, 3]),
+    )
+
+
+def make_world(seed: int) -> World:
+    """A job of any kind, with any policy, in a harsh world."""
+    preset = "standard" if seed % 3 == 0 else "smollm2"
+    rules = make_rules(preset, prices=PRICES if seed % 4 == 0 else None)
+    budget = 100 + 37 * (seed % 300)
+    created = make_created(
+        items=seed % 9,
+        budget=budget,
+        deadline=20 + seed % 200,
+        documents=seed % 2,
+        policy=make_policy(seed),
+        max_cost=budget * 2e-6 if seed % 4 == 0 else 0.0,
+    )
+    return World(seed, created, rules, HARSH, slots=1 + seed % 8)
 
 
 def check_end(world: World) -> None:
@@ -27,6 +66,9 @@ def check_end(world: World) -> None:
     assert fold.spent <= world.server_tokens <= fold.spent + fold.unknown <= fold.budget
     if fold.unknown == 0:
         assert world.server_tokens == fold.spent
+        assert abs(world.server_money - fold.cost) < 1e-9
+    if fold.max_cost:
+        assert fold.cost <= fold.max_cost
     assert all(task.state in TERMINAL_TASK_STATES for task in fold.tasks.values())
     assert not any(True for _ in fold.open_attempts())
     assert fold.end_time <= fold.deadline + 1e-6
@@ -51,15 +93,21 @@ def test_job_without_faults_succeeds_and_every_token_is_known() -> None:
 
 
 def test_thousand_simulated_jobs_with_faults_end_within_budget_and_deadline() -> None:
+    seen = Counter[str]()
     for seed in range(1000):
-        rules = make_rules("standard" if seed % 3 == 0 else "smollm2")
-        created = make_created(
-            items=seed % 9, budget=100 + 37 * (seed % 300), deadline=20 + seed % 200
-        )
-        world = World(seed, created, rules, HARSH, slots=1 + seed % 8)
+        world = make_world(seed)
         fold = world.run()
         check_end(world)
-        assert settled_once(fold, world)
+        assert settled_once(fold, world), seed
+        seen.update(event.WhichOneof("payload") or "" for event in world.log)
+        seen.update({f"round {fold.round}": 1, f"cause {_causes(world)}": 1})
+    # A rule that no job has ever met is not proven by any of them.
+    for kind in ("tokens_moved", "plan_trimmed", "round_judged", "attempt_reported", "round 3"):
+        assert seen[kind], kind
+
+
+def _causes(world: World) -> list[int]:
+    return sorted({e.attempt_stopped.cause for e in world.log if e.HasField("attempt_stopped")})
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -81,7 +129,9 @@ def test_client_commands_at_any_moment_keep_the_invariants(
     preset: str,
     requests: list[tuple[float, str]],
 ) -> None:
-    created = make_created(items=items, budget=budget, deadline=deadline)
+    created = make_created(
+        items=items, budget=budget, deadline=deadline, policy=make_policy(seed), documents=1
+    )
     world = World(seed, created, make_rules(preset), HARSH, slots=4)
     for delay, what in requests:
         world.at(delay, lambda w=what: _request(world, w))  # type: ignore[misc]
