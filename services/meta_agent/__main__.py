@@ -160,6 +160,8 @@ def rules_of(settings: MetaAgentSettings, routes: Routes) -> Rules:
         max_attempts=settings.max_attempts,
         task_timeout=settings.task_timeout,
         analyst_share=settings.analyst_share,
+        straggler_factor=settings.straggler_factor,
+        min_gain_per_1000_tokens=settings.min_gain,
         max_plan_tasks=settings.limits.max_plan_tasks,
     )
 

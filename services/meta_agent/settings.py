@@ -156,6 +156,20 @@ class MetaAgentSettings:
         "Most of a job's budget that planning may cost, 0 to 1",
         check=_is_share,
     )
+    straggler_factor: float = setting(
+        "HMA_STRAGGLER_FACTOR",
+        3.0,
+        "A try is interrupted, while others wait for it, after so many times the time that "
+        "95 % of its kind take",
+        check=at_least(1),
+    )
+    min_gain: float = setting(
+        "HMA_MIN_GAIN_PER_1000_TOKENS",
+        0.5,
+        "With adaptive halting: the least gain, in answered items per 1,000 tokens, that is "
+        "worth another round, for jobs that do not say",
+        check=at_least(0),
+    )
     benchmark_log: str = setting(
         "HMA_BENCHMARK_LOG",
         "",

@@ -37,11 +37,10 @@ def tokens_for(money: float, route: Route, prompt_tokens: int = 0) -> int | None
     """
     if money == float("inf") or route.dearest <= 0:
         return None
-    prices = route.prices
-    prompt = prompt_tokens * max(prices.prompt, prices.cached_prompt) / 1e6
-    if not prompt_tokens or prompt > money or prices.completion <= 0:
+    prompt, completion = route.most_cost(prompt_tokens, 0), route.most_cost(0, 1)
+    if not prompt_tokens or prompt > money or completion <= 0:
         return int(money / route.dearest)
-    return prompt_tokens + int((money - prompt) / (prices.completion / 1e6))
+    return prompt_tokens + int((money - prompt) / completion)
 
 
 def within_money(
@@ -86,6 +85,4 @@ def _held(attempt: AttemptFold, rules: Rules) -> float:
     prompt = min(attempt.prompt_tokens, tokens)
     if not prompt:
         return tokens * route.dearest
-    prices = route.prices
-    money = prompt * max(prices.prompt, prices.cached_prompt)
-    return (money + (tokens - prompt) * prices.completion) / 1e6
+    return route.most_cost(prompt, tokens - prompt)
