@@ -260,12 +260,9 @@ def _summary(story: Story) -> Iterator[Said]:
     back = sum(move.tokens for move in story.moves if not move.getter)
     out = sum(move.tokens for move in story.moves if move.getter)
     if back or out:
-        yield Said(
-            LAST - 1,
-            "summary",
-            f"In all, {count(back, 'token')} went back to the pool and {out:,} moved to tasks "
-            f"that could use more.",
-        )
+        moved = f"and {out:,} moved to tasks that could use more" if out else "and none moved on"
+        text = f"In all, {count(back, 'token')} went back to the pool {moved}."
+        yield Said(LAST - 1, "summary", text)
     estimate = next_thousand(story)
     if estimate is not None:
         would = "would have bought" if story.fold.ended else "would buy"

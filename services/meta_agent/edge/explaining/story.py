@@ -338,5 +338,5 @@ _REFUNDS = {
     job_pb2.TASK_STATE_SUCCEEDED: "it was done with less than was set aside",
     job_pb2.TASK_STATE_PARTIAL: "it ended with a part of its answers",
     job_pb2.TASK_STATE_FAILED: "it failed",
-    job_pb2.TASK_STATE_SKIPPED: "it was not done",
+    job_pb2.TASK_STATE_SKIPPED: "it was skipped",
 }
