@@ -87,10 +87,11 @@ def _outcome(story: Story, attempts: Sequence[AttemptFold]) -> str:
     if any(attempt.open for attempt in attempts):
         parts.append("it has not reported yet" if len(attempts) == 1 else "not all reported yet")
     elif items:
-        parts.append(f"{saved:,} of {count(items, 'answer')} {was(saved)} saved")
+        some = f"{saved:,} of {count(items, 'answer')} {was(saved)} saved"
+        parts.append(some if saved else "no answer was saved")
     unknown = sum(a.unknown for a in attempts if a.status is AttemptStatus.LOST)
     if unknown:
-        parts.append(f"{count(unknown, 'token')} at most {was(unknown)} lost with it")
+        parts.append(f"what it spent last, {count(unknown, 'token')} at most, is unknown")
     return "".join(f"; {part}" for part in parts)
 
 
@@ -105,7 +106,7 @@ def losses(story: Story) -> Iterator[Said]:
         if loss.known is not None:
             yield Said(loss.sequence, "late report", _found(story, loss), loss.tokens)
         elif loss.key not in stopped:
-            yield Said(loss.sequence, "loss", _lost(story, loss), loss.tokens)
+            yield Said(loss.sequence, "lost attempt", _lost(story, loss), loss.tokens)
 
 
 def _lost(story: Story, loss: Loss) -> str:
@@ -125,7 +126,7 @@ def detours(story: Story) -> Iterator[Said]:
     """Tasks that went to another route."""
     for detour in story.detours:
         text = f"{story.told(detour.uid)} went from {detour.before} to {detour.route}"
-        yield Said(detour.sequence, "change of route", f"{text}{because(detour.reason)}.")
+        yield Said(detour.sequence, "route change", f"{text}{because(detour.reason)}.")
 
 
 def failures(story: Story) -> Iterator[Said]:
@@ -140,4 +141,4 @@ def failures(story: Story) -> Iterator[Said]:
         if verb is None or uid in stopped:
             continue
         text = f"{story.told(uid)} {verb}{because(settled.failure.message)}."
-        yield Said(story.settle_moments[uid].sequence, "task that is not whole", text)
+        yield Said(story.settle_moments[uid].sequence, "unfinished task", text)

@@ -8,8 +8,13 @@ from dataclasses import dataclass
 
 from services.meta_agent.edge.explaining.wording import count
 
-PER_KIND = 12
+PER_KIND = 10
 """Sentences of one kind at most, so that a job of 500 tasks has about 100 in all."""
+
+PER_RARE_KIND = 5
+"""The same for what a job has few of, unless somebody plays with it."""
+
+_RARE = frozenset({"trim", "top-up", "request"})
 
 LAST = 2**62
 """Stands behind everything that has happened."""
@@ -32,14 +37,15 @@ class Said:
     weight: float = 0.0
 
 
-def told(said: Iterable[Said], per_kind: int = PER_KIND) -> list[str]:
+def told(said: Iterable[Said]) -> list[str]:
     """The sentences in the order of time, at most so many of a kind and one that says so."""
     kinds: dict[str, list[Said]] = defaultdict(list)
     for sentence in said:
         kinds[sentence.kind].append(sentence)
     kept: list[Said] = []
     for kind, sentences in kinds.items():
-        heaviest = sorted(sentences, key=lambda s: (-s.weight, s.sequence))[:per_kind]
+        heaviest = sorted(sentences, key=lambda s: (-s.weight, s.sequence))
+        heaviest = heaviest[: PER_RARE_KIND if kind in _RARE else PER_KIND]
         kept += heaviest
         left = len(sentences) - len(heaviest)
         if left:

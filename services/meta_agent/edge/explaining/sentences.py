@@ -186,7 +186,7 @@ def _moves(story: Story) -> Iterator[Said]:
     """What went to a task. What went back to the pool is in the table and the summary."""
     for move in story.moves:
         if move.getter:
-            yield Said(move.sequence, "move of tokens", _move(story, move), move.tokens)
+            yield Said(move.sequence, "token move", _move(story, move), move.tokens)
 
 
 def _move(story: Story, move: Move) -> str:
@@ -206,7 +206,8 @@ def _move(story: Story, move: Move) -> str:
         of = len(task.task.items)
         since = figure(realised(story, move))
         verb = "then" if task.settled else "so far"
-        expects.append(f"{story.told(move.getter)} {verb} answered {have} of {count(of, 'item')}")
+        much = f"{have:,} of {count(of, 'item')}" if have else "nothing"
+        expects.append(f"{story.told(move.getter)} {verb} answered {much}")
         if move.before is not None:
             expects[-1] += f", worth {since} more than before"
     return f"{text}: {'; '.join(expects)}." if expects else f"{text}."
@@ -260,8 +261,9 @@ def _summary(story: Story) -> Iterator[Said]:
     back = sum(move.tokens for move in story.moves if not move.getter)
     out = sum(move.tokens for move in story.moves if move.getter)
     if back or out:
-        moved = f"and {out:,} moved to tasks that could use more" if out else "and none moved on"
-        text = f"In all, {count(back, 'token')} went back to the pool {moved}."
+        moved = [f"{back:,} went back to the pool"] if back else []
+        moved += [f"{out:,} moved to tasks that could use more"] if out else []
+        text = f"Of all tokens, {' and '.join(moved)}."
         yield Said(LAST - 1, "summary", text)
     estimate = next_thousand(story)
     if estimate is not None:
