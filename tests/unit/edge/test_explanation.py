@@ -336,6 +336,19 @@ def test_dropped_tasks_say_why_and_what_came_back_as_an_extract() -> None:
     assert (entry.extracted_items, entry.value.gain) == (1, 0.7)
 
 
+def test_a_task_with_a_part_of_its_answers_says_what_was_extracted() -> None:
+    log = SteeredLog()
+    log.admit("1.1", "t2", "q1", "q2", "q3")
+    log.start("1.1")
+    items = [*answers("q1"), *answers("q2", "q3", extracts=True)]
+    log.finish("1.1", 1, log.call(1, 80, 20), items=items, state=PARTIAL)
+    log.settle("1.1", job_pb2.TASK_STATE_PARTIAL, failure="26 tokens are left for it")
+    assert told(log).sentences == [
+        "t2 has only a part of its answers (26 tokens are left for it); 2 items came back as "
+        "extracts."
+    ]
+
+
 def trimmed_log() -> SteeredLog:
     log = SteeredLog()
     for n in range(1, 5):
@@ -422,6 +435,16 @@ def test_rounds_requests_and_top_ups_are_told_in_order() -> None:
         "source, quality 0.80 after 0.72; the answer of the round before is kept.",
     ]
     assert [r.round for r in explanation.rounds] == [1, 2]
+
+
+def test_a_cancelled_job_says_once_why() -> None:
+    log = SteeredLog()
+    log.say(cancel_requested=job_pb2.CancelRequested(reason="wrong file"))
+    log.end(job_pb2.JOB_STATE_CANCELLED, "cancelled: wrong file")
+    assert told(log).sentences == [
+        "A client cancelled the job (wrong file).",
+        "The job was cancelled (wrong file); 0 of 2,000 tokens were spent.",
+    ]
 
 
 def big_log(tasks: int) -> Iterator[job_pb2.JobEvent]:

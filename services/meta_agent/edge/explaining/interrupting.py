@@ -5,10 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from hma.v1 import job_pb2
-from services.meta_agent.edge.explaining.movements import cause_of, salvaged
+from services.meta_agent.edge.explaining.movements import cause_of, extracted_ids, salvaged
 from services.meta_agent.edge.explaining.said import Said
 from services.meta_agent.edge.explaining.story import Loss, Stop, Story
-from services.meta_agent.edge.explaining.wording import NAMED, because, count, listed, took, was
+from services.meta_agent.edge.explaining.wording import (
+    NAMED,
+    because,
+    came_back,
+    count,
+    listed,
+    took,
+    was,
+)
 from services.meta_agent.job.state import AttemptFold, AttemptStatus
 
 _TOGETHER = 1.0
@@ -132,6 +140,7 @@ def detours(story: Story) -> Iterator[Said]:
 def failures(story: Story) -> Iterator[Said]:
     """Tasks that are not whole, unless an interruption has told of them."""
     stopped = {stop.key[0] for stop in story.stops}
+    extracts = extracted_ids(story)
     verbs = {
         job_pb2.TASK_STATE_FAILED: "failed",
         job_pb2.TASK_STATE_PARTIAL: "has only a part of its answers",
@@ -140,5 +149,7 @@ def failures(story: Story) -> Iterator[Said]:
         verb = verbs.get(settled.state)
         if verb is None or uid in stopped:
             continue
-        text = f"{story.told(uid)} {verb}{because(settled.failure.message)}."
-        yield Said(story.settle_moments[uid].sequence, "unfinished task", text)
+        text = f"{story.told(uid)} {verb}{because(settled.failure.message)}"
+        items = story.admitted[uid].task.items if uid in story.admitted else ()
+        text += came_back(sum(item.item_id in extracts for item in items))
+        yield Said(story.settle_moments[uid].sequence, "unfinished task", f"{text}.")

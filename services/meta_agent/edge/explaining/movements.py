@@ -84,7 +84,7 @@ def _outcome(attempt: AttemptFold) -> attempt_pb2.AttemptState.ValueType:
 
 def dropped(story: Story) -> dict[str, explanation_pb2.DroppedTask]:
     """What was not done, or waits for tokens still; by uid, in plan order."""
-    extracts = _extracts(story)
+    extracts = extracted_ids(story)
     made = {}
     for uid, admitted in story.admitted.items():
         what, reason = _fate(story, uid)
@@ -116,7 +116,7 @@ def _fate(story: Story, uid: str) -> tuple[str, str]:
     return ("deferred", "it waits for tokens that others may leave") if waits else ("", "")
 
 
-def _extracts(story: Story) -> set[str]:
+def extracted_ids(story: Story) -> set[str]:
     """Items that an extract answers, in the answer or in what there is of it."""
     items: list[task_pb2.ItemAnswer] = []
     if story.fold.answer is not None:

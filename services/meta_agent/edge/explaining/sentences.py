@@ -14,6 +14,7 @@ from services.meta_agent.edge.explaining.story import Move, Noted, Story
 from services.meta_agent.edge.explaining.wording import (
     NAMED,
     because,
+    came_back,
     count,
     figure,
     listed,
@@ -175,7 +176,11 @@ def _topped_up(granted: job_pb2.BudgetGranted) -> str:
 def _finished(story: Story, finished: job_pb2.JobFinished) -> str:
     fold = story.fold
     state = _STATES.get(finished.state, "ended")
-    text = f"The job {state}{because(finished.reason)}; {fold.spent:,} of {fold.budget:,} tokens "
+    # "Cancelled (cancelled: why)" would say it twice.
+    reason = finished.reason
+    if finished.state == job_pb2.JOB_STATE_CANCELLED:
+        reason = reason.removeprefix("cancelled").removeprefix(": ")
+    text = f"The job {state}{because(reason)}; {fold.spent:,} of {fold.budget:,} tokens "
     text += f"{was(fold.spent)} spent"
     if fold.unknown:
         text += f", {fold.unknown:,} more at most are unknown"
@@ -249,11 +254,7 @@ def _dropped(story: Story, uids: Sequence[str], extracts: int, reason: str) -> s
     text = f"{listed([story.told(uid) for uid in uids])} {was(len(uids))} dropped"
     if reason:
         text += f": {reason.rstrip('.')}"
-    if extracts == 1:
-        text += "; 1 item came back as an extract"
-    elif extracts:
-        text += f"; {extracts:,} items came back as extracts"
-    return f"{text}."
+    return f"{text}{came_back(extracts)}."
 
 
 def _summary(story: Story) -> Iterator[Said]:

@@ -55,6 +55,13 @@ def listed(names: Sequence[str]) -> str:
     return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
+def came_back(extracts: int) -> str:
+    """What was extracted instead of answered, or nothing when nothing was."""
+    if extracts == 1:
+        return "; 1 item came back as an extract"
+    return f"; {extracts:,} items came back as extracts" if extracts else ""
+
+
 def because(reason: str) -> str:
     """A reason in brackets, or nothing when there is none."""
     words = " ".join(reason.split()).rstrip(".")
