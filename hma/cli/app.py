@@ -17,6 +17,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "submit": ("hma.cli.commands.work", "submit"),
     "watch": ("hma.cli.commands.work", "watch"),
     "get": ("hma.cli.commands.jobs", "get"),
+    "explain": ("hma.cli.commands.explain", "explain"),
     "list": ("hma.cli.commands.jobs", "list_jobs"),
     "interrupt": ("hma.cli.commands.jobs", "interrupt"),
     "cancel": ("hma.cli.commands.jobs", "cancel"),

@@ -11,8 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from hma.cli.demo_job import Given, Question, answers_of, split_reply
-from hma.cli.fold import when
 from hma.cli.plain_call import PlainReply
+from hma.cli.reading import when
 from hma.cli.wording import count, one_line, seconds
 from hma.v1 import job_pb2
 

@@ -6,20 +6,14 @@ matters) and cheap enough for a job of 500 tasks. Nothing here draws or waits.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import TypeVar
 
-from google.protobuf.timestamp_pb2 import Timestamp
+from hma.cli import fold_attempts, fold_steering
+from hma.cli.reading import key_of, tokens, when
+from hma.cli.view_state import JobView, TaskView, noted, put
+from hma.v1 import job_pb2, meta_agent_pb2
 
-from hma.cli.view_state import LOST, AttemptView, JobView, Key, TaskView
-from hma.cli.wording import word
-from hma.v1 import attempt_pb2, common_pb2, job_pb2, meta_agent_pb2
-
-K = TypeVar("K")
-V = TypeVar("V")
 _GAP = "…"
-_MAX_NOTICES = 20
 
 
 def fold(view: JobView, update: meta_agent_pb2.WatchJobResponse) -> JobView:
@@ -32,20 +26,11 @@ def fold(view: JobView, update: meta_agent_pb2.WatchJobResponse) -> JobView:
         job_id=event.job_id,
         sequence=event.sequence,
         now=max(view.now, when(event.time)),
+        news="",
     )
     kind = event.WhichOneof("payload")
     step = _STEPS.get(kind) if kind else None
     return view if step is None else step(view, event)
-
-
-def when(stamp: Timestamp) -> float:
-    """Seconds since 1970."""
-    return stamp.seconds + stamp.nanos / 1e9
-
-
-def tokens(usage: common_pb2.Usage) -> int:
-    """Prompt plus completion."""
-    return usage.prompt_tokens + usage.completion_tokens
 
 
 def _progress(view: JobView, progress: job_pb2.JobProgress) -> JobView:
@@ -60,10 +45,18 @@ def _progress(view: JobView, progress: job_pb2.JobProgress) -> JobView:
             phase=running.phase,
             text=_joined(attempt.text, running.offset, running.text),
         )
+    if progress.HasField("ledger"):
+        ledger = progress.ledger
+        view = replace(
+            view,
+            reserved=ledger.reserved_tokens,
+            cost=ledger.cost,
+            outstanding_cost=ledger.outstanding_cost,
+            max_cost=ledger.max_cost or view.max_cost,
+        )
     return replace(
         view,
         attempts=attempts,
-        reserved=progress.ledger.reserved_tokens if progress.HasField("ledger") else view.reserved,
         ready=progress.ready_tasks,
         now=max(view.now, when(progress.time)),
     )
@@ -78,15 +71,6 @@ def _joined(have: str, offset: int, text: str) -> str:
     return have[:offset] + text
 
 
-def key_of(ref: attempt_pb2.AttemptRef) -> Key:
-    """The attempt that `ref` names."""
-    return ref.task_uid, ref.attempt
-
-
-def _set(mapping: Mapping[K, V], key: K, value: V) -> dict[K, V]:
-    return {**mapping, key: value}
-
-
 def _created(view: JobView, event: job_pb2.JobEvent) -> JobView:
     created = event.job_created
     return replace(
@@ -98,6 +82,7 @@ def _created(view: JobView, event: job_pb2.JobEvent) -> JobView:
         items=len(created.items),
         documents=len(created.documents),
         budget=created.budget.max_tokens,
+        max_cost=created.budget.max_cost,
     )
 
 
@@ -126,7 +111,7 @@ def _admitted(view: JobView, event: job_pb2.JobEvent) -> JobView:
     )
     return replace(
         view,
-        tasks=_set(view.tasks, task.task_uid, task),
+        tasks=put(view.tasks, task.task_uid, task),
         plan_source=view.plan_source or admitted.source,
     )
 
@@ -134,7 +119,7 @@ def _admitted(view: JobView, event: job_pb2.JobEvent) -> JobView:
 def _closed(view: JobView, event: job_pb2.JobEvent) -> JobView:
     closed = event.plan_closed
     view = replace(view, plan_source=closed.source)
-    return _notice(view, f"plan: {closed.reason}") if closed.reason else view
+    return noted(view, f"plan: {closed.reason}") if closed.reason else view
 
 
 def _settled_task(view: JobView, event: job_pb2.JobEvent) -> JobView:
@@ -143,121 +128,7 @@ def _settled_task(view: JobView, event: job_pb2.JobEvent) -> JobView:
     if task is None:
         return view
     task = replace(task, state=settled.state, problem=settled.failure.message)
-    return replace(view, tasks=_set(view.tasks, task.task_uid, task))
-
-
-def _started(view: JobView, event: job_pb2.JobEvent) -> JobView:
-    started = event.attempt_started
-    attempt = AttemptView(
-        task_uid=started.ref.task_uid,
-        attempt=started.ref.attempt,
-        role=started.role,
-        route=started.route,
-        start=when(event.time),
-        call=started.grant.call,
-        grant=started.grant.tokens,
-    )
-    tasks = view.tasks
-    task = tasks.get(attempt.task_uid)
-    if task is not None:
-        tasks = _set(tasks, task.task_uid, replace(task, state=job_pb2.TASK_STATE_RUNNING))
-    return replace(view, tasks=tasks, attempts=_set(view.attempts, key_of(started.ref), attempt))
-
-
-def _granted(view: JobView, event: job_pb2.JobEvent) -> JobView:
-    granted = event.call_granted
-    attempt = view.attempts.get(key_of(granted.ref))
-    if attempt is None:
-        return view
-    return _with(view, replace(attempt, call=granted.grant.call, grant=granted.grant.tokens))
-
-
-def _settled_call(view: JobView, event: job_pb2.JobEvent) -> JobView:
-    settled = event.call_settled
-    attempt = view.attempts.get(key_of(settled.ref))
-    if attempt is None or attempt.reported:
-        return view
-    return _with(view, _paid(attempt, settled.call))
-
-
-def _finished_attempt(view: JobView, event: job_pb2.JobEvent) -> JobView:
-    finished = event.attempt_finished
-    return _result(view, finished.ref, finished.result, when(event.time))
-
-
-def _reported(view: JobView, event: job_pb2.JobEvent) -> JobView:
-    reported = event.attempt_reported
-    return _result(view, reported.ref, reported.result, when(event.time))
-
-
-def _result(
-    view: JobView, ref: attempt_pb2.AttemptRef, result: attempt_pb2.AttemptResult, at: float
-) -> JobView:
-    attempt = view.attempts.get(key_of(ref))
-    if attempt is None or attempt.reported:
-        return view
-    for call in result.calls:
-        attempt = _paid(attempt, call)
-    outcome = word(attempt_pb2.AttemptState, result.state)
-    end = at if attempt.end is None else attempt.end
-    text = result.answer.text or attempt.text
-    # A late report of a lost attempt says what was unknown.
-    return _with(
-        view,
-        replace(attempt, end=end, unknown=0, phase="", text=text, outcome=outcome),
-    )
-
-
-def _paid(attempt: AttemptView, call: attempt_pb2.CallUsage) -> AttemptView:
-    """Books a call once, however often it is reported."""
-    if call.call in attempt.settled:
-        return attempt
-    return replace(attempt, settled=_set(attempt.settled, call.call, tokens(call.usage)))
-
-
-def _lost(view: JobView, event: job_pb2.JobEvent) -> JobView:
-    lost = event.attempt_lost
-    attempt = view.attempts.get(key_of(lost.ref))
-    if attempt is None or not attempt.running:
-        return view
-    name = view.name(attempt.task_uid)
-    view = _with(
-        view,
-        replace(
-            attempt,
-            end=when(event.time),
-            unknown=lost.unknown_tokens,
-            phase="",
-            outcome=LOST,
-        ),
-    )
-    return _notice(view, f"{name}: attempt {attempt.attempt} lost: {lost.reason}")
-
-
-def _stopped(view: JobView, event: job_pb2.JobEvent) -> JobView:
-    stopped = event.attempt_stopped
-    why = word(attempt_pb2.StopReason, stopped.reason)
-    note = f": {stopped.note}" if stopped.note else ""
-    return _notice(view, f"{view.name(stopped.ref.task_uid)}: told to stop ({why}){note}")
-
-
-def _interrupt(view: JobView, event: job_pb2.JobEvent) -> JobView:
-    return _notice(view, _asked("an answer was asked for now", event.interrupt_requested.reason))
-
-
-def _cancel(view: JobView, event: job_pb2.JobEvent) -> JobView:
-    return _notice(view, _asked("cancelling was asked for", event.cancel_requested.reason))
-
-
-def _asked(what: str, reason: str) -> str:
-    return f"{what}: {reason}" if reason else what
-
-
-def _topped_up(view: JobView, event: job_pb2.JobEvent) -> JobView:
-    added = event.budget_granted.tokens
-    return _notice(
-        replace(view, budget=view.budget + added), f"{added:,} tokens were added to the budget"
-    )
+    return replace(view, tasks=put(view.tasks, task.task_uid, task))
 
 
 def _finished(view: JobView, event: job_pb2.JobEvent) -> JobView:
@@ -266,16 +137,9 @@ def _finished(view: JobView, event: job_pb2.JobEvent) -> JobView:
         state=event.job_finished.state,
         reason=event.job_finished.reason,
         finished=event.job_finished,
+        cost=event.job_finished.ledger.cost,
+        outstanding_cost=0.0,
     )
-
-
-def _with(view: JobView, attempt: AttemptView) -> JobView:
-    key = (attempt.task_uid, attempt.attempt)
-    return replace(view, attempts=_set(view.attempts, key, attempt))
-
-
-def _notice(view: JobView, text: str) -> JobView:
-    return replace(view, notices=(*view.notices, text)[-_MAX_NOTICES:])
 
 
 _STEPS = {
@@ -285,15 +149,18 @@ _STEPS = {
     "task_admitted": _admitted,
     "plan_closed": _closed,
     "task_settled": _settled_task,
-    "attempt_started": _started,
-    "call_granted": _granted,
-    "call_settled": _settled_call,
-    "attempt_finished": _finished_attempt,
-    "attempt_lost": _lost,
-    "attempt_stopped": _stopped,
-    "attempt_reported": _reported,
-    "interrupt_requested": _interrupt,
-    "cancel_requested": _cancel,
-    "budget_granted": _topped_up,
+    "attempt_started": fold_attempts.started,
+    "call_granted": fold_attempts.granted,
+    "call_settled": fold_attempts.settled_call,
+    "attempt_finished": fold_attempts.finished_attempt,
+    "attempt_lost": fold_attempts.lost,
+    "attempt_stopped": fold_steering.stopped,
+    "attempt_reported": fold_attempts.reported,
+    "interrupt_requested": fold_steering.interrupt,
+    "cancel_requested": fold_steering.cancel,
+    "budget_granted": fold_steering.topped_up,
+    "tokens_moved": fold_steering.moved,
+    "plan_trimmed": fold_steering.trimmed,
+    "round_judged": fold_steering.judged,
     "job_finished": _finished,
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hma.cli.fold import key_of, tokens
+from hma.cli.reading import key_of, tokens
 from hma.cli.view_state import JobView
 from hma.cli.wording import count, one_line, seconds, span, word
 from hma.v1 import attempt_pb2, common_pb2, job_pb2, meta_agent_pb2
@@ -45,10 +45,19 @@ def _said(view: JobView, event: job_pb2.JobEvent) -> str | None:
             return _started(view, event.attempt_started)
         case "attempt_finished":
             return _finished(view, event.attempt_finished)
-        case "attempt_lost" | "attempt_stopped" | "budget_granted":
-            return view.notices[-1] if view.notices else None
-        case "interrupt_requested" | "cancel_requested":
-            return view.notices[-1] if view.notices else None
+        case "tokens_moved":
+            return _moved(view, event.tokens_moved)
+        case (
+            "attempt_lost"
+            | "attempt_reported"
+            | "attempt_stopped"
+            | "plan_trimmed"
+            | "round_judged"
+            | "budget_granted"
+            | "interrupt_requested"
+            | "cancel_requested"
+        ):
+            return view.news or None
         case "task_settled":
             return _settled(view, event.task_settled)
         case "job_finished":
@@ -63,6 +72,8 @@ def _created(event: job_pb2.JobEvent) -> str:
         f"{count(len(created.items), 'item')}, {count(len(created.documents), 'document')}, "
         f"{count(created.budget.max_tokens, 'token')}"
     )
+    if created.budget.max_cost:
+        asked += f", {created.budget.max_cost:g} of money"
     if created.budget.HasField("deadline"):
         asked += f", {seconds(span(created.budget.deadline))}"
     return f"{event.job_id} accepted: {asked}"
@@ -93,6 +104,15 @@ def _finished(view: JobView, finished: job_pb2.AttemptFinished) -> str:
         took = f" in {seconds(attempt.end - attempt.start)}"
     why = f": {finished.result.failure.message}" if finished.result.HasField("failure") else ""
     return f"{name} {state}{took}, {count(spent, 'token')}{why}"
+
+
+def _moved(view: JobView, moved: job_pb2.TokensMoved) -> str | None:
+    """Only what a task got: what goes back to the pool is for `hma explain`."""
+    if not moved.to_task_uid:
+        return None
+    giver = view.name(moved.from_task_uid) if moved.from_task_uid else "the pool"
+    why = f": {moved.reason}" if moved.reason else ""
+    return f"{count(moved.tokens, 'token')} from {giver} to {view.name(moved.to_task_uid)}{why}"
 
 
 def _settled(view: JobView, settled: job_pb2.TaskSettled) -> str | None:

@@ -148,7 +148,20 @@ def budget(view: JobView, width: int) -> list[Text]:
             legend.append(f"{glyph} ", style)
             legend.append(f"{name} {amount:,}   ")
     legend.append(f"of {spent.budget:,} tokens", "dim")
-    return [bar, legend]
+    if view.moved:
+        legend.append(f" · {view.moved:,} moved to where they buy more", "dim")
+    return [bar, legend, *_money(view)]
+
+
+def _money(view: JobView) -> list[Text]:
+    """Money, where there is a limit to it."""
+    if not view.max_cost:
+        return []
+    line = Text(f"money {view.cost:.6f}", no_wrap=True, overflow="ellipsis")
+    if view.outstanding_cost:
+        line.append(f", {view.outstanding_cost:.6f} outstanding at most", "yellow")
+    line.append(f" of {view.max_cost:g}", "dim")
+    return [line]
 
 
 def agents(view: JobView) -> list[Row]:

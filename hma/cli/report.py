@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from rich.console import RenderableType
 from rich.markdown import Markdown
 from rich.rule import Rule
-from rich.table import Table
 from rich.text import Text
 
-from hma.cli.fold import tokens, when
 from hma.cli.live import JOB_STYLES, MARKS
+from hma.cli.reading import when
+from hma.cli.receipt import MAX_ROWS, money, receipt
+from hma.cli.tables import bare
 from hma.cli.timeline import Interval, cells
 from hma.cli.wording import clean, count, one_line, percent, seconds, span, word
-from hma.v1 import attempt_pb2, common_pb2, job_pb2
+from hma.v1 import common_pb2, job_pb2
 
-MAX_ROWS = 60
+_EXACT = 0.5
+"""Percent below which a prediction came true."""
+
 _BAR = 32
 
 
@@ -33,6 +34,7 @@ def report(job: job_pb2.Job, *, markdown: bool) -> list[RenderableType]:
         *tasks(job),
         *receipt(job),
         *timings(job),
+        *decisions(job),
         Text(),
         verdict(job),
     ]
@@ -50,6 +52,8 @@ def verdict(job: job_pb2.Job) -> Text:
         line.append(f"  {seconds(when(job.end_time) - when(job.create_time))}", "dim")
     budget = job.ledger.budget_tokens or job.budget.max_tokens
     line.append(f"  {job.ledger.spent_tokens:,} of {budget:,} tokens", "dim")
+    if job.ledger.max_cost:
+        line.append(f", {money(job.ledger)} of money", "dim")
     return line
 
 
@@ -106,90 +110,13 @@ def tasks(job: job_pb2.Job) -> list[RenderableType]:
     return lines
 
 
-def receipt(job: job_pb2.Job) -> list[RenderableType]:
-    """The ledger: a row for every call, or sums by purpose when there are too many."""
-    ledger = job.ledger
-    if not ledger.budget_tokens and not ledger.rows:
-        return []
-    grid = _grid()
-    for name in ("task", "for", "route"):
-        grid.add_column(name, no_wrap=True)
-    for name in ("prompt", "cached", "completion", "total", "max", "time"):
-        grid.add_column(name, justify="right", no_wrap=True)
-    names = {task.task_uid: task.task.id for task in job.tasks}
-    if len(ledger.rows) <= MAX_ROWS:
-        for row in ledger.rows:
-            grid.add_row(*_call(row, names))
-    else:
-        for purpose in sorted({row.call.purpose for row in ledger.rows}):
-            grid.add_row(*_sum(purpose, [r for r in ledger.rows if r.call.purpose == purpose]))
-    total = ledger.prompt_tokens + ledger.completion_tokens
-    grid.add_section()
-    grid.add_row(
-        Text("all", "bold"),
-        count(len(ledger.rows), "call"),
-        "",
-        f"{ledger.prompt_tokens:,}",
-        f"{ledger.cached_prompt_tokens:,}",
-        f"{ledger.completion_tokens:,}",
-        Text(f"{total:,}", "bold"),
-        f"{ledger.budget_tokens:,}",
-        "",
-    )
-    notes = []
-    if ledger.unknown_tokens:
-        notes.append(f"{ledger.unknown_tokens:,} tokens unknown (lost services), at most")
-    if ledger.reasoning_tokens:
-        notes.append(f"{ledger.reasoning_tokens:,} of the completion were reasoning")
-    if ledger.cost:
-        notes.append(f"cost {ledger.cost:.6f}")
-    below = [Text(" · ".join(notes), "dim")] if notes else []
-    return [Rule("ledger", align="left"), grid, *below]
-
-
-def _call(row: job_pb2.LedgerRow, names: dict[str, str]) -> Sequence[str]:
-    call, usage = row.call, row.call.usage
-    name = names.get(row.task_uid, word(common_pb2.Role, row.role))
-    again = f" try {row.attempt}" if row.attempt > 1 else ""
-    # What the server did not confirm is an upper bound, and marked so.
-    about = "" if usage.accuracy == common_pb2.ACCURACY_EXACT else "≤"
-    return (
-        clean(name) + again,
-        word(attempt_pb2.CallPurpose, call.purpose),
-        clean(call.route),
-        f"{usage.prompt_tokens:,}",
-        f"{usage.cached_prompt_tokens:,}",
-        f"{usage.completion_tokens:,}",
-        f"{about}{tokens(usage):,}",
-        f"{call.max_tokens:,}",
-        seconds(span(call.duration)),
-    )
-
-
-def _sum(
-    purpose: attempt_pb2.CallPurpose.ValueType, rows: Sequence[job_pb2.LedgerRow]
-) -> Sequence[str]:
-    usages = [row.call.usage for row in rows]
-    return (
-        count(len(rows), "call"),
-        word(attempt_pb2.CallPurpose, purpose),
-        "",
-        f"{sum(usage.prompt_tokens for usage in usages):,}",
-        f"{sum(usage.cached_prompt_tokens for usage in usages):,}",
-        f"{sum(usage.completion_tokens for usage in usages):,}",
-        f"{sum(tokens(usage) for usage in usages):,}",
-        f"{sum(row.call.max_tokens for row in rows):,}",
-        seconds(sum(span(row.call.duration) for row in rows)),
-    )
-
-
 def timings(job: job_pb2.Job) -> list[RenderableType]:
     """Who worked when, how far side by side, and what barriers cost."""
     if not job.agent_timings:
         return []
     began = min(when(timing.start) for timing in job.agent_timings)
     ended = max(when(timing.end) for timing in job.agent_timings)
-    grid = _grid()
+    grid = bare()
     grid.add_column("agent", no_wrap=True)
     for name in ("layer", "start", "took"):
         grid.add_column(name, justify="right", no_wrap=True)
@@ -214,6 +141,32 @@ def timings(job: job_pb2.Job) -> list[RenderableType]:
     return lines
 
 
+def decisions(job: job_pb2.Job) -> list[RenderableType]:
+    """The shape, predicted and in truth, and how the answer was judged; a line each."""
+    lines: list[RenderableType] = []
+    if job.HasField("shape_decision") and job.HasField("shape_outcome"):
+        lines.append(Text(_shape(job.shape_decision, job.shape_outcome)))
+    for judged in job.rounds:
+        verdict_ = "another round" if judged.another_round else "halt"
+        why = f", because {one_line(judged.reason, 160)}" if judged.reason else ""
+        lines.append(Text(f"round {judged.round} judged: {verdict_}{why}"))
+    return [Rule("decisions", align="left"), *lines] if lines else []
+
+
+def _shape(decided: job_pb2.ShapeDecided, outcome: job_pb2.ShapeOutcome) -> str:
+    team = outcome.shape == job_pb2.JOB_SHAPE_TEAM
+    other = decided.predicted_single_tokens if team else decided.predicted_team_tokens
+    error = outcome.error_percent
+    off = f"{percent(abs(error))} {'more' if error > 0 else 'less'}"
+    if abs(error) < _EXACT:
+        off = "as predicted"
+    return (
+        f"{'a team' if team else 'one agent'} cost {outcome.actual_tokens:,} of "
+        f"{count(outcome.predicted_tokens, 'predicted token')} ({off}); "
+        f"{'one agent' if team else 'a team'} was predicted to cost {other:,}"
+    )
+
+
 def _concurrency(entry: common_pb2.Concurrency) -> Text:
     whole = entry.layer_id < 0
     name = "the whole job" if whole else f"layer {entry.layer_id}"
@@ -232,7 +185,3 @@ def _barrier(entry: common_pb2.LayerBarrier, job: job_pb2.Job) -> Text:
         f"a barrier after layer {entry.layer_id} {verb} its {count(len(entry.agents), 'agent')} "
         f"{seconds(span(entry.wait_time))} of waiting"
     )
-
-
-def _grid() -> Table:
-    return Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")

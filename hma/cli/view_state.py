@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
+from typing import TypeVar
 
 from hma.v1 import attempt_pb2, common_pb2, job_pb2
 
@@ -13,6 +14,12 @@ Key = tuple[str, int]
 
 LOST = "lost"
 """Outcome of an attempt that nothing was heard of."""
+
+MAX_NOTICES = 20
+"""The latest ones that are kept."""
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 NO_CALLS: Mapping[int, int] = MappingProxyType({})
 """Tokens by call, when there are none."""
@@ -143,7 +150,12 @@ class JobView:
         budget: What it may spend.
         reserved: Ring-fenced for the answer.
         ready: Tasks that could run but wait for a place.
-        notices: What a user should know: requests, losses; the latest last.
+        moved: Tokens that went to tasks that could use more.
+        cost: Money spent, in the currency of the routes' prices.
+        outstanding_cost: Money that running and lost calls may cost at most.
+        max_cost: Most money; 0: no limit.
+        notices: What a user should know: requests, losses, trims; the latest last.
+        news: The notice that the latest event gave; empty when it gave none.
         sequence: The latest event.
         finished: The end; None before it.
     """
@@ -164,7 +176,12 @@ class JobView:
     budget: int = 0
     reserved: int = 0
     ready: int = 0
+    moved: int = 0
+    cost: float = 0.0
+    outstanding_cost: float = 0.0
+    max_cost: float = 0.0
     notices: tuple[str, ...] = ()
+    news: str = ""
     sequence: int = 0
     finished: job_pb2.JobFinished | None = None
 
@@ -205,3 +222,13 @@ def spending(view: JobView) -> Spending:
         outstanding=sum(a.granted for a in attempts),
         reserved=0 if view.finished is not None else view.reserved,
     )
+
+
+def put(mapping: Mapping[K, V], key: K, value: V) -> Mapping[K, V]:
+    """`mapping` with one entry set."""
+    return {**mapping, key: value}
+
+
+def noted(view: JobView, text: str) -> JobView:
+    """`view` with one more thing that a user should know."""
+    return replace(view, notices=(*view.notices, text)[-MAX_NOTICES:], news=text)

@@ -16,7 +16,7 @@ from hma.client.connection import OPTIONS, Server, failure_of
 from hma.client.requests import DurationLike, JobOptions
 from hma.client.watching import PAUSE, WAIT_SLICE, Cursor, patience
 from hma.errors import DeadlinePassed, HmaError, NotFound, Unavailable
-from hma.v1 import job_pb2, meta_agent_pb2, meta_agent_pb2_grpc
+from hma.v1 import explanation_pb2, job_pb2, meta_agent_pb2, meta_agent_pb2_grpc
 
 T = TypeVar("T", bound=Message)
 
@@ -113,6 +113,17 @@ class Client:
             NotFound: There is no such job.
         """
         return self._call(self._stub.GetJob, meta_agent_pb2.GetJobRequest(job_id=job_id))
+
+    def explain(self, job_id: str) -> explanation_pb2.Explanation:
+        """Why a job went as it did: where its tokens went, what moved, stopped and was dropped.
+
+        A job that runs is explained up to now.
+
+        Raises:
+            NotFound: There is no such job.
+        """
+        request = meta_agent_pb2.ExplainJobRequest(job_id=job_id)
+        return self._call(self._stub.ExplainJob, request)
 
     def wait(self, job_id: str, timeout: DurationLike | None = None) -> job_pb2.Job:
         """Waits for a job's end.

@@ -43,6 +43,9 @@ def test_submit_watch_get_list_delete(stack: Stack) -> None:
     assert submitted.returncode == 0, submitted.stderr
     assert stack.hma("watch", job_id).returncode in (0, 3)
     assert job_id in stack.hma("get", job_id).stdout
+    explained = stack.hma("explain", job_id)
+    assert (explained.returncode, job_id in explained.stdout) == (0, True), explained.stderr
+    assert "where the tokens went" in explained.stdout
     assert job_id in stack.hma("list").stdout
     assert stack.hma("delete", job_id).returncode == 0
     assert stack.hma("get", job_id).returncode == 6

@@ -9,11 +9,11 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from hma.cli.fold import when
 from hma.cli.live import JOB_STYLES
 from hma.cli.options import DurationType, JobIdType, Output, TokensType, common
 from hma.cli.outcome import BY_STATE, COMPLETE, UNEXPECTED, examples
 from hma.cli.printing import console, json_line, show
+from hma.cli.reading import when
 from hma.cli.report import report, verdict
 from hma.cli.wording import clean, one_line, seconds, word
 from hma.client import Client

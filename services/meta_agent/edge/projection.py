@@ -32,6 +32,7 @@ def project(fold: JobFold, rules: Rules, tenant: str = "") -> job_pb2.Job:
     job.budget.max_tokens = fold.budget
     if fold.shape is not None:
         job.shape = fold.shape.shape
+        job.shape_decision.CopyFrom(fold.shape)
     if fold.plan_closed is not None:
         job.plan_source = fold.plan_closed.source
     if fold.brief is not None:
@@ -47,6 +48,8 @@ def project(fold: JobFold, rules: Rules, tenant: str = "") -> job_pb2.Job:
         job.layer_barriers.extend(finished.layer_barriers)
         job.concurrency.extend(finished.concurrency)
         job.critical_path.extend(finished.critical_path)
+        if finished.HasField("shape_outcome"):
+            job.shape_outcome.CopyFrom(finished.shape_outcome)
         if finished.HasField("failure"):
             job.failure.CopyFrom(finished.failure)
     return job

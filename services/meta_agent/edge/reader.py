@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import AsyncIterator, Sequence
 
 from hma.errors import NotFound
+from hma.v1 import job_pb2
 from services.meta_agent.job.apply import fold_events
 from services.meta_agent.job.state import JobFold
 from services.meta_agent.store.log import JobLog
@@ -35,14 +37,33 @@ class JobReader:
             Unavailable: The database cannot be reached.
         """
         fold = self._folds.get(job_id, JobFold())
-        while events := await self._log.read(job_id, fold.version, PAGE):
+        async for events in self._pages(job_id, fold.version):
             fold = fold_events(events, fold)
-            if len(events) < PAGE:
-                break
         if not fold.version:
             raise NotFound("There is no job with this id.")
         self._keep(job_id, fold)
         return fold
+
+    async def pages(self, job_id: str) -> AsyncIterator[Sequence[job_pb2.JobEvent]]:
+        """The whole log, a lot of events at a time.
+
+        Raises:
+            NotFound: There is no such log.
+            Unavailable: The database cannot be reached.
+        """
+        found = False
+        async for events in self._pages(job_id, 0):
+            found = True
+            yield events
+        if not found:
+            raise NotFound("There is no job with this id.")
+
+    async def _pages(self, job_id: str, after: int) -> AsyncIterator[Sequence[job_pb2.JobEvent]]:
+        while events := await self._log.read(job_id, after, PAGE):
+            yield events
+            if len(events) < PAGE:
+                return
+            after = events[-1].sequence
 
     def forget(self, job_id: str) -> None:
         """Drops a job that was deleted."""

@@ -11,10 +11,12 @@ import grpc
 
 from hma.errors import InvalidRequest, PreconditionFailed
 from hma.telemetry import logs
-from hma.v1 import job_pb2, meta_agent_pb2, meta_agent_pb2_grpc
+from hma.v1 import explanation_pb2, job_pb2, meta_agent_pb2, meta_agent_pb2_grpc
 from services.meta_agent.deciding.rules import Rules
 from services.meta_agent.edge.admission import Admission, Admitted
 from services.meta_agent.edge.admission_process import AdmissionDesk, Work
+from services.meta_agent.edge.explaining.story import Story
+from services.meta_agent.edge.explanation import explanation_of
 from services.meta_agent.edge.limits import DEFAULT_PAGE_SIZE
 from services.meta_agent.edge.projection import project
 from services.meta_agent.edge.reader import JobReader
@@ -173,6 +175,18 @@ class MetaAgentServicer(meta_agent_pb2_grpc.MetaAgentServiceServicer):
         await self._check_total(event)
         await self._store.log.append_fact(request.job_id, event)
         return await self._read(request.job_id)
+
+    async def ExplainJob(
+        self, request: meta_agent_pb2.ExplainJobRequest, context: Context
+    ) -> explanation_pb2.Explanation:
+        """Answers why the job went as it did, up to now or to its end."""
+        self._validator.check_explain_job(request)
+        await self._find(request.job_id)
+        story = Story()
+        with logs.bind(job_id=request.job_id):
+            async for events in self._reader.pages(request.job_id):
+                story.take(events)
+            return explanation_of(story, self._rules)
 
     async def DeleteJob(
         self, request: meta_agent_pb2.DeleteJobRequest, context: Context

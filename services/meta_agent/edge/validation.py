@@ -84,6 +84,16 @@ class Validator:
         faults.raise_if_any()
         check_job_id(request.job_id)
 
+    def check_explain_job(self, request: meta_agent_pb2.ExplainJobRequest) -> None:
+        """Checks a request for the reasons behind a job.
+
+        Raises:
+            InvalidRequest: With every violation.
+            NotFound: The id cannot be one.
+        """
+        _begin(request).raise_if_any()
+        check_job_id(request.job_id)
+
     def check_list_jobs(self, request: meta_agent_pb2.ListJobsRequest) -> None:
         """Checks a request for a page of jobs; the token itself is the store's to read.
 

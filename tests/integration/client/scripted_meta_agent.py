@@ -30,9 +30,11 @@ from hma.client.requests import TERMINAL
 from hma.errors import HmaError, InvalidRequest, NotFound, PreconditionFailed, Unavailable
 from hma.rpc.status import to_status
 from hma.v1 import job_pb2, meta_agent_pb2, meta_agent_pb2_grpc, task_pb2
+from services.meta_agent.edge.explanation import explain
 from tests.integration.client.job_logs import Team
 from tests.integration.client.log_steps import Step, Update, stamp
 from tests.integration.client.projecting import project
+from tests.unit.meta_agent.simulation import make_rules
 
 WAIT = 10.0
 
@@ -169,6 +171,12 @@ class Servicer(meta_agent_pb2_grpc.MetaAgentServiceServicer):
             async with asyncio.timeout(wait), job.changed:
                 await job.changed.wait_for(lambda: job.ended)
         return job.job
+
+    async def ExplainJob(self, request: Any, context: Any) -> Any:
+        await self._enter("ExplainJob", request, context)
+        job = await self._job(request.job_id, context)
+        events = [update.event for update in job.updates if update.HasField("event")]
+        return explain(events, make_rules())
 
     async def ListJobs(self, request: Any, context: Any) -> Any:
         await self._enter("ListJobs", request, context)

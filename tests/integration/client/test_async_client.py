@@ -106,3 +106,15 @@ async def test_an_answering_server_is_not_called_unreachable(server: ScriptedMet
         with pytest.raises(Unavailable) as caught:
             await client.status()
     assert caught.value.reason == "UNAVAILABLE"
+
+
+async def test_a_job_is_explained(server: ScriptedMetaAgent) -> None:
+    async with connect(server) as client:
+        job = await client.run("Which ports?", budget=5000)
+        told = await client.explain(job.job_id)
+        with pytest.raises(NotFound):
+            await client.explain("job-01k0other000000000000000000")
+    assert [account.task_id for account in told.accounts] == [
+        *("plan", "t1", "t2", "t3", "t4"),
+        "reduce",
+    ]

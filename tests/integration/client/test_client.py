@@ -97,6 +97,20 @@ def test_a_lost_reply_of_delete_is_no_error(server: ScriptedMetaAgent) -> None:
             client.delete(job.job_id)
 
 
+def test_a_job_is_explained_while_it_runs_and_afterwards(server: ScriptedMetaAgent) -> None:
+    with connect(server) as client:
+        job_id = client.submit("Which ports?", budget=5000)
+        assert client.explain(job_id).job_id in ("", job_id), "nothing may have happened yet"
+        job = client.wait(job_id)
+        told = client.explain(job_id)
+        with pytest.raises(NotFound):
+            client.explain("job-01k0other000000000000000000")
+    assert (told.job_id, told.state) == (job_id, job.state)
+    spent = sum(a.prompt_tokens + a.completion_tokens for a in told.accounts)
+    assert spent == job.ledger.spent_tokens
+    assert told.sentences[0].startswith("A team was chosen")
+
+
 def test_a_refusal_is_not_tried_again(server: ScriptedMetaAgent) -> None:
     server.fail("CreateJob", Overloaded("too many jobs", retry_after=7.0))
     with connect(server) as client, pytest.raises(Overloaded) as caught:

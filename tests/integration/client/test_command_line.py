@@ -323,6 +323,41 @@ def test_the_commands_on_jobs(slow_server: ScriptedMetaAgent) -> None:
     assert hma(address, "watch", second).returncode == 5
 
 
+def test_explain_tells_the_story_and_where_the_tokens_went() -> None:
+    with ScriptedMetaAgent(Team(tasks=3, failing=[2], lost=[3]).steps(), speed=50) as server:
+        job = hma(server.address, "submit", "Which ports?", "-b", "5000").stdout.strip()
+        hma(server.address, "watch", job)
+        done = hma(server.address, "explain", job)
+        as_json = hma(server.address, "explain", job, "-o", "json")
+        missing = hma(server.address, "explain", "job-01k0other000000000000000000")
+    assert done.returncode == 0, done.stderr
+    for words in (
+        "A team was chosen (batching hurts on this route",
+        "t2 failed (the output broke its schema twice).",
+        "An attempt at t3 was lost (its worker is gone)",
+        "where the tokens went",
+        "what moved",
+        f"PARTIAL  {job}",
+    ):
+        assert words in done.stdout
+    assert "\x1b" not in done.stdout
+    told = json.loads(as_json.stdout)
+    assert [account["task_id"] for account in told["accounts"]] == [
+        *("plan", "t1", "t2", "t3"),
+        "reduce",
+    ]
+    assert told["sentences"][0].startswith("A team was chosen")
+    assert (missing.returncode, missing.stdout) == (6, "")
+    assert missing.stderr.startswith("hma: there is no job")
+
+
+def test_explain_says_how_it_is_used() -> None:
+    done = hma("127.0.0.1:1", "explain", "--help")
+    assert done.returncode == 0
+    for words in ("where each token went", "Examples:", "hma explain job-01k0", "Exit codes:"):
+        assert words in done.stdout
+
+
 def test_doctor_works_when_nothing_is_up() -> None:
     done = hma("127.0.0.1:1", "doctor")
     assert done.returncode == 6
@@ -373,6 +408,8 @@ def test_shell_completion_offers_commands_and_job_ids(server: ScriptedMetaAgent)
     job = hma(server.address, "submit", "Which ports?", "-b", "5000").stdout.strip()
     assert "plain,interrupt" in complete("hma", "in")
     assert job in complete("hma", "get", "job")
+    assert job in complete("hma", "explain", "job")
+    assert "plain,explain" in complete("hma", "ex")
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -18,6 +18,7 @@ from grpc_status import rpc_status
 from hma.v1 import (
     analyst_pb2,
     analyst_pb2_grpc,
+    explanation_pb2,
     job_pb2,
     meta_agent_pb2,
     meta_agent_pb2_grpc,
@@ -79,6 +80,10 @@ class ScriptedMetaAgent(
     def GrantBudget(self, request: Any, context: grpc.ServicerContext) -> Any:
         self.requests.append(request)
         return job_pb2.Job(job_id=request.job_id)
+
+    def ExplainJob(self, request: Any, context: grpc.ServicerContext) -> Any:
+        self.requests.append(request)
+        return explanation_pb2.Explanation(job_id=request.job_id, sentences=["So it was."])
 
     def GetSystemStatus(self, request: Any, context: grpc.ServicerContext) -> Any:
         self.requests.append(request)

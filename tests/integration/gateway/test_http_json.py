@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from hma.v1 import job_pb2
+from hma.v1 import job_pb2, meta_agent_pb2
 from tests.integration.gateway.conftest import Gateway
 
 JOB = json.dumps({"task_description": "Who?", "total_budget_tokens": 5000})
@@ -38,6 +38,18 @@ def test_names_stay_as_in_the_protos_and_zeros_are_printed(gateway: Gateway) -> 
     assert job["last_sequence"] == 3
     assert job["state_reason"] == ""
     assert job["tasks"] == []
+
+
+def test_explanation_has_a_path_of_its_own(gateway: Gateway) -> None:
+    reply = gateway.http("GET", "/v1/jobs/job-7:explain")
+
+    assert reply.status == 200
+    explanation = reply.json()
+    assert (explanation["job_id"], explanation["sentences"]) == ("job-7", ["So it was."])
+    assert explanation["accounts"] == []
+    request = gateway.backends.meta_agent.requests[-1]
+    assert isinstance(request, meta_agent_pb2.ExplainJobRequest)
+    assert request.job_id == "job-7"
 
 
 def test_repeated_enum_query_parameters_reach_the_service(gateway: Gateway) -> None:

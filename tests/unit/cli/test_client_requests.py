@@ -54,8 +54,8 @@ def test_both_clients_can_do_the_same() -> None:
 
     assert methods(hma.Client) == methods(hma.AsyncClient)
     assert methods(hma.Client) == {
-        "cancel", "close", "delete", "get", "grant", "interrupt", "list", "run", "status",
-        "submit", "wait", "watch",
+        "cancel", "close", "delete", "explain", "get", "grant", "interrupt", "list", "run",
+        "status", "submit", "wait", "watch",
     }  # fmt: skip
 
 

@@ -8,7 +8,8 @@ from rich.console import Console
 
 from hma.cli.fold import fold
 from hma.cli.lines import line
-from hma.cli.report import MAX_ROWS, report, verdict
+from hma.cli.receipt import MAX_ROWS
+from hma.cli.report import report, verdict
 from hma.cli.view_state import JobView
 from hma.v1 import common_pb2, job_pb2, task_pb2
 from tests.integration.client.job_logs import Team
