@@ -96,11 +96,11 @@ class Attempt:
             return settled(
                 self.job_id, call, task_uid=self.task_uid, attempt=self.number, cost=cost
             )
-        if rng.random() < 0.4 and not self.lost:
+        self.finished = True  # either way its driver has nothing more to say of it
+        if rng.random() < 0.4:
             self.lost = True
             lost = job_pb2.AttemptLost(ref=self.ref, unknown_tokens=rng.randint(0, 300))
             return event(self.job_id, attempt_lost=lost)
-        self.finished = True
         result = attempt_pb2.AttemptResult(calls=self.calls)
         return event(
             self.job_id,

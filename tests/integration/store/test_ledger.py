@@ -157,6 +157,8 @@ async def test_the_ledger_is_what_the_log_folds_to(
                 await store.log.append(append)  # its caller was not sure that it was written
             await asyncio.sleep(rng.random() * 0.005)
         await asyncio.gather(*reports)
+        # Most of what is lost is reported late: only then is it known what it cost.
+        await asyncio.gather(*(report(a) for a in attempts if a.lost and rng.random() < 0.8))
 
     async def report(attempt: Attempt) -> None:
         for _ in range(rng.randint(1, 3)):
