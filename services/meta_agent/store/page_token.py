@@ -52,6 +52,7 @@ def unpack(token: str, filters: Sequence[object]) -> list[object]:
     """
     if len(token) > _MAX_CHARS:
         raise _invalid("not a page token of this list; start with an empty one")
+    values: list[object]
     try:
         text = base64.urlsafe_b64decode(token.encode("ascii") + b"=" * (-len(token) % 4))
         *values, digest = json.loads(text)
