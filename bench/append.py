@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 
-from hma.v1 import job_pb2
+from hma.v1 import attempt_pb2, common_pb2, job_pb2
 from services.meta_agent.store.append import Append, write_batch
 from services.meta_agent.store.ids import new_event_id, new_job_id, new_replica_id
 from services.meta_agent.store.jobs import NewJob
@@ -32,6 +32,15 @@ def event(job_id: str) -> JobEvent:
         event_id=new_event_id(),
         state_changed=job_pb2.StateChanged(reason="x" * 200),
     )
+
+
+def settled_call(job_id: str) -> JobEvent:
+    """An event that books a call in the ledger, too."""
+    ref = attempt_pb2.AttemptRef(job_id=job_id, task_uid=new_event_id(), attempt=1)
+    usage = common_pb2.Usage(prompt_tokens=900, completion_tokens=80)
+    call = attempt_pb2.CallUsage(call=1, route="fast", model="m", usage=usage)
+    settled = job_pb2.CallSettled(ref=ref, call=call)
+    return JobEvent(job_id=job_id, event_id=new_event_id(), call_settled=settled)
 
 
 async def claimed_jobs(store: Store, count: int) -> list[tuple[str, int]]:
@@ -89,11 +98,15 @@ async def run(url: str) -> None:
         async def grouped(job_id: str, epoch: int) -> None:
             await store.log.append(Append(job_id, epoch, [event(job_id)]))
 
+        async def booked(job_id: str, epoch: int) -> None:
+            await store.log.append(Append(job_id, epoch, [settled_call(job_id)]))
+
         for count in (1, 10, 50, 500):
             jobs = await claimed_jobs(store, count)
             appends = max(4, 1500 // count)
             await measure("one commit each (10 connections)", jobs, appends, single)
             await measure("group commit (1 connection)", jobs, appends * 2, grouped)
+            await measure("group commit, each booking a call", jobs, appends * 2, booked)
         [(job_id, _)] = await claimed_jobs(store, 1)
         begun = time.perf_counter()
         for _ in range(200):
@@ -103,6 +116,7 @@ async def run(url: str) -> None:
         await store.database.execute("UPDATE job SET sealed = true WHERE tenant = 'bench'")
         for row in await store.database.fetch("SELECT id FROM job WHERE tenant = 'bench'"):
             await store.jobs.delete(row["id"])
+        await store.database.execute("DELETE FROM ledger_entry WHERE tenant = 'bench'")
 
 
 @contextlib.contextmanager

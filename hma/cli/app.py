@@ -23,6 +23,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "cancel": ("hma.cli.commands.jobs", "cancel"),
     "grant": ("hma.cli.commands.jobs", "grant"),
     "delete": ("hma.cli.commands.jobs", "delete"),
+    "usage": ("hma.cli.commands.usage", "usage"),
+    "reconcile": ("hma.cli.commands.reconcile", "reconcile_command"),
     "status": ("hma.cli.commands.system", "status"),
     "doctor": ("hma.cli.commands.system", "doctor"),
     "demo": ("hma.cli.commands.demo", "demo"),

@@ -105,11 +105,16 @@ def address_is_local(address: Server) -> bool:
     return address.target.rpartition(":")[0].strip("[]") in _LOCAL
 
 
-def look_at_model(environ: Mapping[str, str]) -> Finding:
-    """Asks the model server which models it has."""
-    base = (
+def model_url(environ: Mapping[str, str]) -> str:
+    """OpenAI root of the model server: HMA_LLM_BASE_URL, else the embedded one."""
+    return (
         environ.get("HMA_LLM_BASE_URL") or f"http://127.0.0.1:{_port(environ, *_EMBEDDED_LLM)}/v1"
     )
+
+
+def look_at_model(environ: Mapping[str, str]) -> Finding:
+    """Asks the model server which models it has."""
+    base = model_url(environ)
     name = "model server"
     if urlsplit(base).scheme not in ("http", "https"):
         return Finding(name, Health.BAD, f"{base} is not an http URL", "correct HMA_LLM_BASE_URL")

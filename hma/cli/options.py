@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import re
 import sys
 from collections.abc import Callable, Iterable
@@ -55,6 +56,24 @@ class TokensType(click.ParamType[int]):
         if not amount.is_integer() or not 1 <= amount <= MAX_BUDGET:
             self.fail(f"expected 1 to {MAX_BUDGET:,} tokens, got {value!r}", param, ctx)
         return int(amount)
+
+
+class MoneyType(click.ParamType[float]):
+    """An amount of money: "0.02"."""
+
+    name = "money"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Parses `value`; fails as a usage error."""
+        try:
+            amount = float(value)
+        except ValueError:
+            amount = math.nan
+        if not math.isfinite(amount) or amount < 0:
+            self.fail(f'expected an amount of money such as "0.02", got {value!r}', param, ctx)
+        return amount
 
 
 class PlanType(click.ParamType[task_pb2.Plan]):
@@ -168,6 +187,9 @@ def job_spec(command: F) -> F:
         files: Iterable[str] = (*values.pop("doc"), *values.pop("files"))
         names = ("task", "budget", "deadline", "shape", "route", "plan", "max_cost", "request_id")
         spec = {name: values.pop(name) for name in names}
+        if not spec["budget"] and not spec["max_cost"]:
+            raise click.UsageError("Give --budget TOKENS, --max-cost MONEY, or both.")
+        spec["budget"] = spec["budget"] or 0
         spec["documents"] = list(dict.fromkeys(files))
         return command(spec=spec, **values)
 
@@ -187,8 +209,8 @@ def job_spec(command: F) -> F:
             "-b",
             type=TokensType(),
             metavar="TOKENS",
-            required=True,
-            help="Most tokens, prompt plus completion, over all calls: 5000, 5k, 1m.",
+            help="Most tokens, prompt plus completion, over all calls: 5000, 5k, 1m. Without "
+            "it: what --max-cost buys at the cheapest price.",
         ),
         click.option(
             "--deadline",
@@ -213,7 +235,7 @@ def job_spec(command: F) -> F:
         ),
         click.option(
             "--max-cost",
-            type=click.FloatRange(min=0),
+            type=MoneyType(),
             default=0.0,
             metavar="MONEY",
             help="Most money, at the routes' prices; 0: no limit.",

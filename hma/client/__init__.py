@@ -7,6 +7,7 @@ dependencies; a test runs it with everything else blocked.
 from hma.client.aio import AsyncClient
 from hma.client.backoff import Backoff
 from hma.client.blocking import Client
+from hma.client.periods import MomentLike, UsageBy
 from hma.client.requests import DocumentLike, DurationLike, JobOptions, Shape
 
 __all__ = [
@@ -16,5 +17,7 @@ __all__ = [
     "DocumentLike",
     "DurationLike",
     "JobOptions",
+    "MomentLike",
     "Shape",
+    "UsageBy",
 ]

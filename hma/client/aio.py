@@ -15,6 +15,7 @@ from google.protobuf.message import Message
 from hma.client import requests
 from hma.client.backoff import Backoff, repeatable, resumable
 from hma.client.connection import OPTIONS, Server, failure_of
+from hma.client.periods import MomentLike, UsageBy, get_usage
 from hma.client.requests import DurationLike, JobOptions
 from hma.client.watching import PAUSE, WAIT_SLICE, Cursor, patience
 from hma.errors import DeadlinePassed, HmaError, NotFound, Unavailable
@@ -80,8 +81,8 @@ class AsyncClient:
 
         Args:
             task: What is wanted, in as many words as it takes.
-            **options: `budget` in tokens, and what else `JobOptions` has: documents,
-                deadline, shape, route, plan, policy, max_cost, request_id.
+            **options: `budget` in tokens, `max_cost` in money, or both, and what else
+                `JobOptions` has: documents, deadline, shape, route, plan, policy, request_id.
 
         Returns:
             The ended job, whatever its state: look at `state`, `answer`, `failure`.
@@ -252,15 +253,21 @@ class AsyncClient:
         )
         return await self._call(self._stub.CancelJob, request)
 
-    async def grant(self, job_id: str, tokens: int) -> job_pb2.Job:
-        """Adds tokens to the budget of a job that has not ended.
+    async def grant(self, job_id: str, tokens: int = 0, cost: float = 0.0) -> job_pb2.Job:
+        """Adds tokens, money or both to the budget of a job that has not ended.
+
+        Args:
+            job_id: The job.
+            tokens: Tokens to add.
+            cost: Money to add to its max_cost, in the currency of the routes' prices.
 
         Raises:
+            InvalidRequest: There is nothing to add, or the job cannot take it.
             PreconditionFailed: The job has ended.
         """
         requests.check_tokens(tokens, "tokens")
         request = meta_agent_pb2.GrantBudgetRequest(
-            job_id=job_id, tokens=tokens, request_id=requests.new_request_id()
+            job_id=job_id, tokens=tokens, cost=cost, request_id=requests.new_request_id()
         )
         return await self._call(self._stub.GrantBudget, request)
 
@@ -274,6 +281,37 @@ class AsyncClient:
             job_id=job_id, request_id=requests.new_request_id()
         )
         await self._call(self._stub.DeleteJob, request, gone=meta_agent_pb2.DeleteJobResponse())
+
+    async def usage(
+        self,
+        by: Iterable[UsageBy] = (),
+        *,
+        since: MomentLike | None = None,
+        until: MomentLike | None = None,
+    ) -> meta_agent_pb2.GetUsageResponse:
+        """What was used, from the ledger of the caller's tenant.
+
+        Args:
+            by: "tenant", "route", "day": a row for each combination; empty: one row.
+            since: From then on: a time, a day (UTC), or how long ago ("7d"); default 30
+                days before the end.
+            until: Up to then, not included; default now.
+
+        Returns:
+            The rows of all pages, by day the latest first, and their total.
+
+        Raises:
+            InvalidRequest: The period or the grouping is none.
+        """
+        request = get_usage(by, since, until)
+        page = await self._call(self._stub.GetUsage, request)
+        whole = page
+        while page.next_page_token:
+            request.page_token = page.next_page_token
+            page = await self._call(self._stub.GetUsage, request)
+            whole.rows.extend(page.rows)
+        whole.next_page_token = ""
+        return whole
 
     async def status(self) -> meta_agent_pb2.SystemStatus:
         """What is up, what is not, and what to do about it."""

@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal, Required, TypedDict
+from typing import Any, Literal, TypedDict
 
 from google.protobuf import json_format
 from google.protobuf.duration_pb2 import Duration
@@ -100,10 +100,11 @@ def read_documents(documents: Iterable[DocumentLike]) -> list[job_pb2.DocumentIn
 
 
 class JobOptions(TypedDict, total=False):
-    """What a job may be given besides its task; only the budget is required.
+    """What a job may be given besides its task; `budget`, `max_cost` or both are required.
 
     Attributes:
-        budget: Most tokens, prompt plus completion, over all calls.
+        budget: Most tokens, prompt plus completion, over all calls; without it: what
+            `max_cost` buys at the cheapest price.
         documents: Paths to read, or (name, content) pairs.
         deadline: When the answer must be there: seconds, "90s", "2m"; default 10 minutes.
         shape: "single", "team" or "auto" (default).
@@ -114,7 +115,7 @@ class JobOptions(TypedDict, total=False):
         request_id: The same id returns the same job; default: a fresh one.
     """
 
-    budget: Required[int]
+    budget: int
     documents: Iterable[DocumentLike]
     deadline: DurationLike | None
     shape: Shape | None
@@ -128,7 +129,7 @@ class JobOptions(TypedDict, total=False):
 def create_job(
     task: str,
     *,
-    budget: int,
+    budget: int = 0,
     documents: Iterable[DocumentLike] = (),
     deadline: DurationLike | None = None,
     shape: Shape | None = None,

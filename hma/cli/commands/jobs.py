@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hma.cli.live import JOB_STYLES
-from hma.cli.options import DurationType, JobIdType, Output, TokensType, common
+from hma.cli.options import DurationType, JobIdType, MoneyType, Output, TokensType, common
 from hma.cli.outcome import BY_STATE, COMPLETE, UNEXPECTED, examples
 from hma.cli.printing import console, json_line, show
 from hma.cli.reading import when
@@ -143,14 +143,17 @@ def cancel(job: str, reason: str, server: str, output: Output) -> None:
         _changed(client.cancel(job, reason), output)
 
 
-@click.command(epilog=examples("hma grant job-01k0… 2000"))
+@click.command(epilog=examples("hma grant job-01k0… 2000", "hma grant job-01k0… --cost 0.02"))
 @_job
-@click.argument("tokens", type=TokensType())
+@click.argument("tokens", type=TokensType(), required=False)
+@click.option("--cost", type=MoneyType(), default=0.0, metavar="MONEY", help="Money to add.")
 @common
-def grant(job: str, tokens: int, server: str, output: Output) -> None:
-    """Add TOKENS to the budget of a job that has not ended."""
+def grant(job: str, tokens: int | None, cost: float, server: str, output: Output) -> None:
+    """Add TOKENS, money or both to the budget of a job that has not ended."""
+    if not tokens and not cost:
+        raise click.UsageError("Give TOKENS, --cost MONEY, or both.")
     with Client(server) as client:
-        _changed(client.grant(job, tokens), output)
+        _changed(client.grant(job, tokens or 0, cost), output)
 
 
 @click.command(

@@ -21,6 +21,7 @@ from hma.v1 import job_pb2
         'hma run "Which ports are used, and by what?" --doc README.md --budget 4000',
         "hma run @questions.txt --doc docs/*.md --budget 20k --deadline 2m",
         'hma run "Compare the offers." offers/*.md -b 30k --shape team',
+        'hma run "Which ports?" --doc README.md --max-cost 0.02',
         "git diff | hma run - -b 8000",
         "hma run \"…\" -b 4000 -o json | jq -c 'select(.event)'",
     )

@@ -21,6 +21,7 @@ from services.meta_agent.edge.documents import (
     media_type_of,
     thin_sections,
 )
+from services.meta_agent.edge.money import buyable_tokens, least_money, routes_of, say_at_least
 from services.meta_agent.edge.quoting import quote
 from services.meta_agent.job.times import timestamp
 
@@ -35,12 +36,14 @@ class Admission:
         max_attempts: Tries per task, for a job that names none.
         layer_timeout: Seconds that a layer may take with WAVES, for a job that names
             none; 0: no limit.
+        max_budget_tokens: Most tokens that a budget in money alone is read as.
     """
 
     routes: Routes
     default_deadline: float
     max_attempts: int
     layer_timeout: float = 0.0
+    max_budget_tokens: int = 10_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +131,9 @@ def _budget(spec: job_pb2.JobSpec, admission: Admission) -> job_pb2.Budget:
     budget = job_pb2.Budget()
     budget.CopyFrom(spec.budget)
     budget.max_tokens = spec.budget.max_tokens or spec.total_budget_tokens
+    if not budget.max_tokens:
+        usable = routes_of(spec.policy, admission.routes)
+        budget.max_tokens = buyable_tokens(budget.max_cost, usable, admission.max_budget_tokens)
     if not budget.HasField("deadline"):
         budget.deadline.FromMilliseconds(round(admission.default_deadline * 1000))
     return budget
@@ -195,14 +201,23 @@ def _check_affordable(
     route = admission.routes.choose(created.policy.route)
     _check_priced(created, admission)
     least = minimum_tokens(created, route)
-    if created.budget.max_tokens >= least:
-        return
-    field = "job.budget.max_tokens" if spec.budget.max_tokens else "job.total_budget_tokens"
-    raise InvalidRequest.field(
-        field,
-        f"{created.budget.max_tokens:,} tokens cannot pay for a single call on route "
-        f"{route.name}: this job needs {least:,} at least",
-    )
+    tokens, money = spec.budget.max_tokens or spec.total_budget_tokens, created.budget.max_cost
+    needed = least_money(least, route)
+    faults = Violations()
+    if tokens and tokens < least:
+        field = "job.budget.max_tokens" if spec.budget.max_tokens else "job.total_budget_tokens"
+        faults.add(
+            field,
+            f"{tokens:,} tokens cannot pay for a single call on route {route.name}: this job "
+            f"needs {least:,} at least",
+        )
+    if money and money < needed:
+        faults.add(
+            "job.budget.max_cost",
+            f"{money:g} cannot pay for a single call on route {route.name}: this job needs "
+            f"{say_at_least(needed)} at least ({least:,} tokens)",
+        )
+    faults.raise_if_any()
 
 
 def _check_priced(created: job_pb2.JobCreated, admission: Admission) -> None:

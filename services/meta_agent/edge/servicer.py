@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import grpc
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from hma.errors import InvalidRequest, PreconditionFailed
 from hma.telemetry import logs
@@ -17,7 +18,8 @@ from services.meta_agent.edge.admission import Admission, Admitted
 from services.meta_agent.edge.admission_process import AdmissionDesk, Work
 from services.meta_agent.edge.explaining.story import Story
 from services.meta_agent.edge.explanation import explanation_of
-from services.meta_agent.edge.limits import DEFAULT_PAGE_SIZE
+from services.meta_agent.edge.limits import DEFAULT_PAGE_SIZE, DEFAULT_USAGE_PAGE_SIZE
+from services.meta_agent.edge.money import check_money_grant, tokens_with_money
 from services.meta_agent.edge.projection import project
 from services.meta_agent.edge.reader import JobReader
 from services.meta_agent.edge.status import StatusBoard
@@ -27,6 +29,7 @@ from services.meta_agent.job.times import timestamp
 from services.meta_agent.store.ids import new_event_id, new_job_id
 from services.meta_agent.store.jobs import JobRow, NewJob
 from services.meta_agent.store.store import Store
+from services.meta_agent.store.usage import UsageQuery
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -172,6 +175,7 @@ class MetaAgentServicer(meta_agent_pb2_grpc.MetaAgentServiceServicer):
         event = self._fact(request)
         event.budget_granted.request_id = request.request_id
         event.budget_granted.tokens = request.tokens
+        event.budget_granted.cost = request.cost
         await self._check_total(event)
         await self._store.log.append_fact(request.job_id, event)
         return await self._read(request.job_id)
@@ -187,6 +191,22 @@ class MetaAgentServicer(meta_agent_pb2_grpc.MetaAgentServiceServicer):
             async for events in self._reader.pages(request.job_id):
                 story.take(events)
             return explanation_of(story, self._rules)
+
+    async def GetUsage(
+        self, request: meta_agent_pb2.GetUsageRequest, context: Context
+    ) -> meta_agent_pb2.GetUsageResponse:
+        """Sums the ledger of the caller's tenant."""
+        self._validator.check_get_usage(request)
+        return await self._store.usage.sum(
+            UsageQuery(
+                tenant=self._tenant,
+                by=list(request.by),
+                start=_asked(request.start_time) if request.HasField("start_time") else None,
+                end=_asked(request.end_time) if request.HasField("end_time") else None,
+                size=request.page_size or DEFAULT_USAGE_PAGE_SIZE,
+                token=request.page_token,
+            )
+        )
 
     async def DeleteJob(
         self, request: meta_agent_pb2.DeleteJobRequest, context: Context
@@ -232,14 +252,19 @@ class MetaAgentServicer(meta_agent_pb2_grpc.MetaAgentServiceServicer):
         )
 
     async def _check_total(self, event: job_pb2.JobEvent) -> None:
-        """Refuses a grant that would take the job beyond the largest budget.
+        """Completes a grant and refuses one that its job cannot take.
 
         A request that is in the log already has been granted: it is not asked again.
         """
         limit = self._validator.limits.max_budget_tokens
         fold = await self._reader.read(event.job_id)
-        tokens = event.budget_granted.tokens
-        if fold.ended or fold.budget + tokens <= limit:
+        if fold.ended:
+            return
+        granted = event.budget_granted
+        check_money_grant(fold.created.budget, granted.cost)
+        more = tokens_with_money(fold.created, granted, self._admission.routes, limit)
+        granted.tokens += min(more, max(limit - fold.budget, 0))
+        if fold.budget + granted.tokens <= limit:
             return
         if await self._is_logged(event):
             return
@@ -275,6 +300,10 @@ def _new_job(admitted: Admitted) -> NewJob:
 
 def _moment(microseconds: int) -> datetime:
     return datetime.fromtimestamp(microseconds / 1e6, UTC)
+
+
+def _asked(time: Timestamp) -> datetime:
+    return time.ToDatetime(tzinfo=UTC)
 
 
 def _listed(row: JobRow) -> job_pb2.Job:

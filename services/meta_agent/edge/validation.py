@@ -6,12 +6,14 @@ one is `NotFound`: no such job exists, and a client need not know how ids are ma
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from hma.errors import NotFound
 from hma.rpc.validation import Violations, check
@@ -32,6 +34,8 @@ from services.meta_agent.edge.plan_validation import (
 )
 from services.meta_agent.store.ids import is_job_id
 
+# 10000-01-01T00:00:00Z, in seconds since 1970.
+_YEAR_10000 = 253_402_300_800
 _PRINTABLE = re.compile(r"[^\x00-\x1f\x7f]*")
 
 
@@ -155,8 +159,46 @@ class Validator:
         _check_request_id(request.request_id, faults)
         if request.tokens and not 1 <= request.tokens <= self.limits.max_budget_tokens:
             faults.add("tokens", self._tokens_fault(request.tokens))
+        if not math.isfinite(request.cost) or request.cost < 0:
+            faults.add("cost", "must be a finite amount of money above 0, or 0 with tokens")
+        if not request.tokens and not request.cost:
+            faults.add(
+                "tokens",
+                f"must be set, or cost: 1 to {self.limits.max_budget_tokens:,} tokens, or money",
+            )
         faults.raise_if_any()
         check_job_id(request.job_id)
+
+    def check_get_usage(self, request: meta_agent_pb2.GetUsageRequest) -> None:
+        """Checks a request for sums of the ledger; the token itself is the store's to read.
+
+        Raises:
+            InvalidRequest: With every violation.
+        """
+        faults = _begin(request)
+        if not 0 <= request.page_size <= bounds.MAX_USAGE_PAGE_SIZE:
+            faults.add(
+                "page_size",
+                f"must be 0 (for {bounds.DEFAULT_USAGE_PAGE_SIZE}) to "
+                f"{bounds.MAX_USAGE_PAGE_SIZE:,}, is {request.page_size:,}",
+            )
+        for index, grouping in enumerate(request.by):
+            if grouping == meta_agent_pb2.USAGE_GROUPING_UNSPECIFIED:
+                faults.add(f"by[{index}]", "must be a grouping; leave the list empty for one sum")
+            elif grouping in request.by[:index]:
+                faults.add(f"by[{index}]", "is named twice")
+        times = [
+            _check_time(name, getattr(request, name), faults)
+            for name in ("start_time", "end_time")
+            if request.HasField(name)
+        ]
+        if (
+            len(times) == 2
+            and all(times)
+            and request.end_time.ToNanoseconds() <= (request.start_time.ToNanoseconds())
+        ):
+            faults.add("end_time", "must lie after start_time")
+        faults.raise_if_any()
 
     def _check_wait(
         self,
@@ -179,11 +221,15 @@ class Validator:
                 "job.total_budget_tokens",
                 f"is {short:,}, but job.budget.max_tokens is {long:,}: set one of them",
             )
-        if not short and not long:
+        if not short and not long and not spec.budget.max_cost:
             field = (
                 "job.budget.max_tokens" if spec.HasField("budget") else "job.total_budget_tokens"
             )
-            faults.add(field, f"must be set: 1 to {self.limits.max_budget_tokens:,} tokens")
+            faults.add(
+                field,
+                f"must be set, or job.budget.max_cost: 1 to {self.limits.max_budget_tokens:,} "
+                "tokens, or money",
+            )
         for field, value in (("job.total_budget_tokens", short), ("job.budget.max_tokens", long)):
             if value and not 1 <= value <= self.limits.max_budget_tokens:
                 faults.add(field, self._tokens_fault(value))
@@ -238,6 +284,14 @@ def _check_request_id(request_id: str, faults: Violations) -> None:
         )
     elif not _PRINTABLE.fullmatch(request_id):
         faults.add("request_id", "must not hold control characters")
+
+
+def _check_time(field: str, time: Timestamp, faults: Violations) -> bool:
+    """Whether it is a moment of the years 1970 to 9999, which a calendar can tell."""
+    if 0 <= time.seconds < _YEAR_10000 and 0 <= time.nanos < 1_000_000_000:
+        return True
+    faults.add(field, "must be a time of the years 1970 to 9999")
+    return False
 
 
 def _check_deadline(deadline: Duration, limit: float, faults: Violations) -> None:

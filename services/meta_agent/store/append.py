@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from hma.errors import Fenced, HmaError
 from hma.v1 import job_pb2
 from services.meta_agent.store.database import Connection
+from services.meta_agent.store.ledger import booking, booking_arrays
+from services.meta_agent.store.reader import READER
 
 JobEvent = job_pb2.JobEvent
 MAX_REASON_CHARS = 1_000
@@ -69,7 +71,7 @@ class Append:
     summary: JobSummary | None = None
     seal: bool = False
     expected_version: int | None = None
-    min_reader: int = 1
+    min_reader: int = READER
 
     def __post_init__(self) -> None:
         if not self.events:
@@ -114,7 +116,7 @@ def from_row(sequence: int, payload: bytes) -> JobEvent:
 # two replicas never wait for each other in a circle; after a wait PostgreSQL checks
 # epoch and sealed again on the row's latest version, and the update adds to that
 # version. `before` and `after` come from under the lock.
-_WRITE_BATCH = """
+_WRITE_BATCH = f"""
 WITH wanted AS (
     SELECT * FROM unnest(
         $1::text[], $2::bigint[], $3::int[], $4::int[], $5::bool[],
@@ -140,7 +142,7 @@ WITH wanted AS (
         min_reader = greatest(j.min_reader, l.min_reader)
     FROM locked l
     WHERE j.id = l.id AND (l.expected IS NULL OR l.before = l.expected)
-    RETURNING j.id, j.version AS after
+    RETURNING j.id, j.tenant, j.version AS after
 ), inserted AS (
     INSERT INTO job_event (job_id, sequence, event_id, type, payload)
     SELECT l.id, l.before + e.place, e.event_id, e.type, e.payload
@@ -148,9 +150,9 @@ WITH wanted AS (
         AS e (id, place, event_id, type, payload)
     JOIN locked l ON l.id = e.id
     JOIN moved m ON m.id = e.id
-)
+), booked AS {booking(16, "moved")}
 SELECT l.id, l.before, m.after FROM locked l LEFT JOIN moved m ON m.id = l.id
-"""
+"""  # noqa: S608 - a fixed text
 
 _WAIT_FOR_WRITERS = "SELECT FROM job WHERE id = ANY($1::text[]) ORDER BY id FOR UPDATE"
 
@@ -195,6 +197,7 @@ async def write_batch(connection: Connection, batch: Sequence[Append]) -> list[O
         [row.event_id for _, _, row in rows],
         [row.type for _, _, row in rows],
         [row.payload for _, _, row in rows],
+        *booking_arrays(event for append in batch for event in append.events),
     )
     versions = {r["id"]: (r["before"], r["after"]) for r in found}
     return [_outcome(a, versions.get(a.job_id)) for a in batch]

@@ -8,6 +8,7 @@ from datetime import timedelta
 
 from services.meta_agent.store.database import Database
 from services.meta_agent.store.notify import Notifications
+from services.meta_agent.store.reader import READER
 
 LEASE = 3.0
 """Seconds after its last beat for which a replica keeps its jobs."""
@@ -73,7 +74,7 @@ class Claims:
         database: Database,
         notifications: Notifications,
         *,
-        reader: int = 1,
+        reader: int = READER,
         lease: float = LEASE,
     ) -> None:
         """Nothing runs yet.

@@ -16,6 +16,7 @@ from services.meta_agent.store.database import Database
 from services.meta_agent.store.documents import insert_documents
 from services.meta_agent.store.notify import Notifications
 from services.meta_agent.store.page_token import read_token, write_token
+from services.meta_agent.store.reader import READER
 
 JobState = job_pb2.JobState
 MAX_TITLE_CHARS = 500
@@ -78,7 +79,7 @@ class NewJob:
     budget_tokens: int
     state: job_pb2.JobState.ValueType = job_pb2.JOB_STATE_QUEUED
     state_reason: str = ""
-    min_reader: int = 1
+    min_reader: int = READER
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,7 @@ from hma.errors import NotFound, PreconditionFailed, Unavailable
 from services.meta_agent.store.append import Append, JobEvent, from_row, to_row
 from services.meta_agent.store.appender import Appender
 from services.meta_agent.store.database import Database
+from services.meta_agent.store.ledger import booking, booking_arrays
 from services.meta_agent.store.notify import Notifications
 
 _FACT_TRIES = 3
@@ -18,20 +19,20 @@ _FACT_TRIES = 3
 # sequences stay gapless and nothing follows a seal. What it waited for is not in this
 # statement's snapshot, though: an event id that was written just then ends in a unique
 # violation, and the caller looks again.
-_APPEND_FACT = """
+_APPEND_FACT = f"""
 WITH known AS (
     SELECT sequence FROM job_event WHERE job_id = $1 AND event_id = $2
 ), moved AS (
     UPDATE job SET version = version + 1
     WHERE id = $1 AND NOT sealed AND NOT EXISTS (SELECT FROM known)
-    RETURNING id, version
+    RETURNING id, tenant, version
 ), inserted AS (
     INSERT INTO job_event (job_id, sequence, event_id, type, payload)
     SELECT m.id, m.version, $2, $3, $4 FROM moved m
-)
+), booked AS {booking(5, "moved")}
 SELECT m.version AS appended, k.sequence AS known
 FROM job j LEFT JOIN moved m ON true LEFT JOIN known k ON true WHERE j.id = $1
-"""
+"""  # noqa: S608 - a fixed text
 
 _READ = """
 SELECT sequence, payload FROM job_event
@@ -92,13 +93,13 @@ class JobLog:
         return int(found["appended"])
 
     async def _write_fact(self, job_id: str, event: JobEvent) -> asyncpg.Record | None:
-        row = to_row(event)
+        row, entries = to_row(event), booking_arrays([event])
         tries = 0
         while True:
             tries += 1
             try:
                 return await self._database.fetchrow(
-                    _APPEND_FACT, job_id, row.event_id, row.type, row.payload
+                    _APPEND_FACT, job_id, row.event_id, row.type, row.payload, *entries
                 )
             except asyncpg.UniqueViolationError:
                 # Written while this waited for the lock: the next look finds it.

@@ -17,7 +17,9 @@ from services.meta_agent.store.jobs import Jobs
 from services.meta_agent.store.log import JobLog
 from services.meta_agent.store.migrate import migrate
 from services.meta_agent.store.notify import Notifications
+from services.meta_agent.store.reader import READER
 from services.meta_agent.store.replicas import Replicas
+from services.meta_agent.store.usage import UsageBook
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +36,7 @@ class StoreOptions:
         beat: Times of the beat.
     """
 
-    reader: int = 1
+    reader: int = READER
     pool_size: int = 10
     lease: float = LEASE
     poll_interval: float = 1.0
@@ -58,6 +60,7 @@ class Store:
         notifications: Wait for news.
         clock: Database time.
         fleet: Counters summed over the fleet.
+        usage: Sums of the ledger.
     """
 
     replica_id: str
@@ -71,6 +74,7 @@ class Store:
     notifications: Notifications
     clock: Clock
     fleet: FleetMetrics
+    usage: UsageBook
 
 
 @contextlib.asynccontextmanager
@@ -136,4 +140,5 @@ async def open_store(
             notifications=notifications,
             clock=clock,
             fleet=FleetMetrics(database, replica_id),
+            usage=UsageBook(database),
         )

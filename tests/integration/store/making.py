@@ -11,6 +11,7 @@ from hma.v1 import job_pb2, task_pb2
 from services.meta_agent.store.append import Append, JobSummary
 from services.meta_agent.store.ids import new_event_id, new_job_id
 from services.meta_agent.store.jobs import NewJob
+from services.meta_agent.store.reader import READER
 from services.meta_agent.store.store import Store
 
 JobEvent = job_pb2.JobEvent
@@ -22,7 +23,7 @@ def new_job(
     request_id: str = "",
     fingerprint: bytes = b"same",
     title: str = "What is in the handbook?",
-    min_reader: int = 1,
+    min_reader: int = READER,
     create_time: datetime | None = None,
 ) -> NewJob:
     now = create_time or datetime.now(UTC)

@@ -15,6 +15,7 @@ import pytest
 from services.meta_agent.store.append import Append
 from services.meta_agent.store.beat import BeatTimes
 from services.meta_agent.store.claims import Claims
+from services.meta_agent.store.reader import READER
 from services.meta_agent.store.store import Store, StoreOptions, open_store
 from tests.integration.store.conftest import OpenStore
 from tests.integration.store.making import (
@@ -139,13 +140,13 @@ async def test_a_job_released_with_a_delay_is_left_alone_for_that_long(store: St
 
 
 async def test_a_log_that_needs_a_later_reader_is_left_to_it(store: Store) -> None:
-    job_id = await add_job(store, new_job(min_reader=2))
+    job_id = await add_job(store, new_job(min_reader=READER + 1))
     assert await store.claims.claim(store.replica_id, driving=()) == []
-    newer = Claims(store.database, store.notifications, reader=2)
+    newer = Claims(store.database, store.notifications, reader=READER + 1)
     assert [c.job_id for c in await newer.claim(store.replica_id, driving=())] == [job_id]
     # Events of a newer driver raise it.
     other, epoch = await add_claimed_job(store)
-    await store.log.append(Append(other, epoch, [decided(other)], min_reader=3))
+    await store.log.append(Append(other, epoch, [decided(other)], min_reader=READER + 2))
     await store.claims.release(other, epoch)
     assert await newer.claim(store.replica_id, driving={job_id}) == []
 

@@ -51,11 +51,11 @@ async def test_an_event_is_read_as_it_was_decided_with_its_sequence(store: Store
 async def test_the_summary_reaches_the_row(store: Store) -> None:
     job_id, epoch = await add_claimed_job(store)
     summary = JobSummary(job_pb2.JOB_STATE_RUNNING, "3 of 5\0 tasks", spent_tokens=17)
-    await store.log.append(Append(job_id, epoch, [decided(job_id)], summary, min_reader=2))
+    await store.log.append(Append(job_id, epoch, [decided(job_id)], summary, min_reader=7))
     row = await store.jobs.get(job_id)
     assert (row.state, row.state_reason) == (job_pb2.JOB_STATE_RUNNING, "3 of 5 tasks")
     assert (row.spent_tokens, row.budget_tokens, row.version) == (17, 5000, 2)
-    assert row.min_reader == 2
+    assert row.min_reader == 7
 
 
 @pytest.mark.parametrize("seed", range(6))

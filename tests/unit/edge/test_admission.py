@@ -10,9 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hma.errors import InvalidRequest
+from hma.llm.routes import Prices, Routes
 from hma.v1 import common_pb2, job_pb2, meta_agent_pb2, task_pb2
 from services.meta_agent.edge.admission import Admission, Admitted, admit, fingerprint
 from services.meta_agent.edge.documents import thin_sections
+from services.meta_agent.edge.money import say_at_least
 from services.meta_agent.job.apply import apply
 from services.meta_agent.job.state import JobFold
 from tests.unit.edge.factory import admission, create_request, document, task
@@ -152,6 +154,62 @@ def test_a_budget_that_buys_nothing_is_refused_and_says_what_it_would_need() -> 
     request.job.total_budget_tokens = needed - 1
     with pytest.raises(InvalidRequest):
         admitted(request)
+
+
+def with_money(money: float, tokens: int = 0) -> meta_agent_pb2.CreateJobRequest:
+    request = create_request()
+    request.job.total_budget_tokens = tokens
+    request.job.budget.max_cost = money
+    return request
+
+
+def test_money_alone_is_read_as_the_tokens_it_buys_at_the_cheapest_price() -> None:
+    # One unit a million prompt tokens, two a million completion tokens.
+    job = created(with_money(0.02))
+    assert (job.budget.max_tokens, job.budget.max_cost) == (20_000, 0.02)
+    assert created(with_money(1e9)).budget.max_tokens == 10_000_000
+    assert created(with_money(0.02, tokens=5000)).budget.max_tokens == 5000
+
+
+def test_of_the_routes_that_a_job_may_use_the_cheapest_counts() -> None:
+    dear = dataclasses.replace(
+        admission().routes["fast"], name="dear", prices=Prices(prompt=0.0, completion=8.0)
+    )
+    defaults = dataclasses.replace(
+        admission(), routes=Routes({"fast": admission().routes["fast"], "dear": dear}, "fast")
+    )
+    request = with_money(0.02)
+    assert admitted(request, defaults).event.job_created.budget.max_tokens == 20_000
+    request.job.policy.route = "dear"
+    assert admitted(request, defaults).event.job_created.budget.max_tokens == 2_500
+
+
+@pytest.mark.parametrize("tokens", [0, 2000])
+def test_money_that_buys_no_call_is_refused_and_says_what_would_do(tokens: int) -> None:
+    with pytest.raises(InvalidRequest) as error:
+        admitted(with_money(1e-9, tokens))
+    (violation,) = error.value.violations
+    assert violation.field == "job.budget.max_cost"
+    needed = float(violation.description.split(" needs ")[1].split()[0])
+    admitted(with_money(needed, tokens))
+    with pytest.raises(InvalidRequest):
+        admitted(with_money(needed * 0.99, tokens))
+
+
+def test_money_without_a_price_is_refused_though_it_is_the_only_limit() -> None:
+    free = dataclasses.replace(admission().routes["fast"], prices=Prices())
+    defaults = dataclasses.replace(admission(), routes=Routes({"fast": free}, "fast"))
+    with pytest.raises(InvalidRequest, match="no price"):
+        admitted(with_money(0.02), defaults)
+
+
+@pytest.mark.parametrize(
+    ("money", "said"),
+    [(0, "0"), (0.5, "0.5"), (0.00031234, "0.000313"), (1234.5, "1240"), (1e-9, "0.000000001")],
+)
+def test_money_is_said_rounded_up(money: float, said: str) -> None:
+    assert say_at_least(money) == said
+    assert float(said) >= money
 
 
 def test_the_fingerprint_tells_requests_apart() -> None:

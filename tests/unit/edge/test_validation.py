@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -49,6 +50,7 @@ def raw(content: bytes, name: str = "a.md") -> job_pb2.DocumentInput:
     return job_pb2.DocumentInput(name=name, content=content)
 
 
+_NO_BUDGET = ("job.total_budget_tokens", "or job.budget.max_cost")
 CASES: list[tuple[str, Break, str, str]] = [
     ("no job", lambda r: r.ClearField("job"), "job", "required"),
     ("empty task", set_field("job.task_description", ""), "job.task_description", "required"),
@@ -70,6 +72,13 @@ CASES: list[tuple[str, Break, str, str]] = [
         "set one of them",
     ),
     ("money", set_field("job.budget.max_cost", -0.5), "job.budget.max_cost", "0"),
+    ("no budget at all", lambda r: r.job.ClearField("total_budget_tokens"), *_NO_BUDGET),
+    (
+        "infinite money",
+        set_field("job.budget.max_cost", float("inf")),
+        "job.budget.max_cost",
+        "finite",
+    ),
     ("no money", set_field("job.budget.max_cost", float("nan")), "job.budget.max_cost", "finite"),
     ("deadline past", set_field("job.budget.deadline", seconds(-1)), "job.budget.deadline", "past"),
     ("deadline now", set_field("job.budget.deadline", seconds(0)), "job.budget.deadline", "past"),
@@ -236,6 +245,63 @@ def test_a_missing_job_id_is_a_fault_of_the_request(message: type, check: str) -
 @pytest.mark.parametrize(("message", "check"), COMMANDS)
 def test_a_new_job_id_passes(message: type, check: str) -> None:
     getattr(validator(), check)(message(job_id=new_job_id()))
+
+
+@pytest.mark.parametrize("money", [-1.0, float("nan"), float("inf"), float("-inf")])
+def test_bad_money_without_tokens_is_named_once(money: float) -> None:
+    request = create_request()
+    request.job.ClearField("total_budget_tokens")
+    request.job.budget.max_cost = money
+    found = found_in(lambda: validator().check_create_job(request))
+    assert list(found) == ["job.budget.max_cost"]
+
+
+def test_money_alone_is_a_budget() -> None:
+    request = create_request()
+    request.job.ClearField("total_budget_tokens")
+    request.job.budget.max_cost = 0.5
+    validator().check_create_job(request)
+
+
+@pytest.mark.parametrize("money", [-0.1, float("nan"), float("inf")])
+@pytest.mark.parametrize("tokens", [0, 100])
+def test_granted_money_is_finite_and_above_zero(money: float, tokens: int) -> None:
+    request = meta_agent_pb2.GrantBudgetRequest(job_id=new_job_id(), cost=money, tokens=tokens)
+    assert list(found_in(lambda: validator().check_grant_budget(request))) == ["cost"]
+
+
+def test_a_grant_is_tokens_or_money_or_both() -> None:
+    for tokens, cost in ((1, 0.0), (0, 0.1), (1, 0.1)):
+        validator().check_grant_budget(
+            meta_agent_pb2.GrantBudgetRequest(job_id=new_job_id(), tokens=tokens, cost=cost)
+        )
+
+
+USAGE_CASES: list[tuple[dict[str, object], str, str]] = [
+    ({"page_size": -1}, "page_size", "1,000"),
+    ({"page_size": 1001}, "page_size", "1,000"),
+    ({"by": [0]}, "by[0]", "must be a grouping"),
+    ({"by": [3, 2, 3]}, "by[2]", "twice"),
+    ({"by": [9]}, "by[0]", "9 is not known"),
+    ({"start_time": Timestamp(seconds=-1)}, "start_time", "1970"),
+    ({"end_time": Timestamp(seconds=1 << 50)}, "end_time", "9999"),
+    ({"end_time": Timestamp(nanos=-1)}, "end_time", "1970"),
+    (
+        {"start_time": Timestamp(seconds=5), "end_time": Timestamp(seconds=5)},
+        "end_time",
+        "after start_time",
+    ),
+]
+
+
+@pytest.mark.parametrize(("fields", "field", "says"), USAGE_CASES)
+def test_a_bad_question_about_usage_is_refused(
+    fields: dict[str, object], field: str, says: str
+) -> None:
+    request = meta_agent_pb2.GetUsageRequest(**fields)  # type: ignore[arg-type]
+    found = found_in(lambda: validator().check_get_usage(request))
+    assert list(found) == [field]
+    assert says in found[field]
 
 
 def test_reasons_are_bounded() -> None:
