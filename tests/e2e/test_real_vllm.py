@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import statistics
 import time
 
 import pytest
@@ -27,6 +28,7 @@ QUESTIONS = (
     "How many passengers does the ferry carry?",
     "Who approves smaller refunds?",
 )
+BERTHS = tuple(f"Which boat lies at berth {n} on Mondays?" for n in range(1, 19))
 WRITERS = 4
 """Tasks that write at once: their generations are what interruptions cut."""
 
@@ -90,7 +92,7 @@ def test_ledger_is_what_vllm_counted_to_the_token_with_interruptions(stack: Stac
     assert counted is not None
     rows = [row for job in jobs for row in job.ledger.rows]
     aborted = [row for row in rows if row.call.finish_reason == "abort"]
-    assert aborted, "no generation was interrupted"
+    assert aborted, [(row.task_uid, row.call.finish_reason) for row in rows]
     assert sum(job.ledger.unknown_tokens for job in jobs) == 0
     inexact = [row for row in rows if row.call.usage.accuracy != common_pb2.ACCURACY_EXACT]
     assert not inexact, [(row.task_uid, row.call.finish_reason) for row in inexact]
@@ -100,15 +102,16 @@ def test_ledger_is_what_vllm_counted_to_the_token_with_interruptions(stack: Stac
 
 
 def test_tasks_of_a_job_hit_the_prefix_cache_for_what_they_share(stack: Stack) -> None:
-    text = "\n".join(f"{n}. {q}" for n, q in enumerate(QUESTIONS * 4, 1))
+    text = "\n".join(f"{n}. {q}" for n, q in enumerate(QUESTIONS + BERTHS, 1))
     with hma.Client(stack.address) as client:
         job = client.run(text, documents=[("handbook.md", DOCUMENT)], budget=20_000, deadline="3m")
     calls = [row.call for row in job.ledger.rows]
     assert len(calls) >= 20
-    # All but the first call could have found what all of them begin with.
-    shared = max(call.usage.cached_prompt_tokens for call in calls)
+    # What they all begin with, in the whole blocks that vLLM caches, and without what two
+    # that happen to be alike share beyond that. The first call can find none of it.
+    shared = statistics.mode(call.usage.cached_prompt_tokens for call in calls)
     possible = shared * (len(calls) - 1)
-    cached = sum(call.usage.cached_prompt_tokens for call in calls)
+    cached = sum(min(call.usage.cached_prompt_tokens, shared) for call in calls[1:])
     assert shared >= 64, "the prompts of a job's tasks share nothing worth caching"
     print(f"prefix cache: {cached} of {possible} shared prompt tokens ({cached / possible:.0%})")
     assert cached >= 0.6 * possible

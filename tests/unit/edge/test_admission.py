@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hma.errors import InvalidRequest
-from hma.llm.routes import Prices, Routes
+from hma.llm.prices import Prices
+from hma.llm.routes import Routes
 from hma.v1 import common_pb2, job_pb2, meta_agent_pb2, task_pb2
 from services.meta_agent.edge.admission import Admission, Admitted, admit, fingerprint
 from services.meta_agent.edge.documents import thin_sections
