@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "delete": ("hma.cli.commands.jobs", "delete"),
     "status": ("hma.cli.commands.system", "status"),
     "doctor": ("hma.cli.commands.system", "doctor"),
+    "probe": ("hma.cli.commands.probe", "probe"),
     "demo": ("hma.cli.commands.demo", "demo"),
     "completion": ("hma.cli.commands.completion", "completion"),
 }
