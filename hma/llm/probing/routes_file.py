@@ -12,6 +12,7 @@ from typing import Any
 
 import tomlkit
 from tomlkit.exceptions import TOMLKitError
+from tomlkit.items import InlineTable
 
 from hma.errors import HmaError
 from hma.llm.probing.findings import Findings
@@ -81,10 +82,11 @@ def _update(document: MutableMapping[str, Any], name: str, findings: Findings) -
         document["profiles"] = tomlkit.table(is_super_table=True)
     profiles = document["profiles"]
     if name not in profiles:
-        profiles[name] = _table(findings.whole_profile)
+        profiles[name] = _value(findings.whole_profile, within=profiles)
         return
+    profile = profiles[name]
     for key, value in findings.measured_profile.items():
-        profiles[name][key] = _value(value)
+        profile[key] = _value(value, within=profile)
 
 
 def _check(
@@ -141,14 +143,21 @@ def _route_table(route: Route, profile: str) -> Any:
 
 
 def _table(values: Mapping[str, Any]) -> Any:
-    table = tomlkit.table()
+    return _fill(tomlkit.table(), values)
+
+
+def _value(value: Any, *, within: Any) -> Any:
+    if not isinstance(value, Mapping):
+        return tomlkit.item(value)
+    # An inline table holds inline tables only.
+    inline = isinstance(within, InlineTable)
+    return _fill(tomlkit.inline_table() if inline else tomlkit.table(), value)
+
+
+def _fill(table: Any, values: Mapping[str, Any]) -> Any:
     for key, value in values.items():
-        table.append(key, _value(value))
+        table.append(key, _value(value, within=table))
     return table
-
-
-def _value(value: Any) -> Any:
-    return _table(value) if isinstance(value, Mapping) else tomlkit.item(value)
 
 
 def _replace(path: Path, text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -15,6 +16,9 @@ from hma.llm.probing.purse import Purse
 from hma.llm.probing.quality import probe_answers
 from hma.llm.routes import Route
 from hma.llm.settings import RetryPolicy
+
+# Between looks at a server that is not ready, in seconds.
+_WAITS = (0.5, 1.0, 0.0)
 
 
 async def probe(
@@ -43,9 +47,7 @@ async def probe(
         CallFailed: The server refuses the key.
     """
     begin = time.monotonic()
-    readiness = await llm.readiness(route)
-    if not readiness.ready:
-        raise Unavailable(readiness.detail)
+    await _await_server(llm, route)
     purse = Purse(budget, begin + deadline)
     caller = Caller(llm, route, purse, retry, concurrency)
     notes = Notebook(progress)
@@ -64,6 +66,20 @@ async def probe(
         calls=purse.calls,
         seconds=time.monotonic() - begin,
     )
+
+
+async def _await_server(llm: LLM, route: Route) -> None:
+    """Waits a moment for a server that is only busy.
+
+    Raises:
+        Unavailable: It cannot be called.
+    """
+    for wait in _WAITS:
+        readiness = await llm.readiness(route)
+        if readiness.ready:
+            return
+        await asyncio.sleep(wait)
+    raise Unavailable(readiness.detail)
 
 
 async def _probe_server(caller: Caller, notes: Notebook) -> None:
