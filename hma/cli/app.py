@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "reconcile": ("hma.cli.commands.reconcile", "reconcile_command"),
     "status": ("hma.cli.commands.system", "status"),
     "doctor": ("hma.cli.commands.system", "doctor"),
+    "probe": ("hma.cli.commands.probe", "probe"),
     "demo": ("hma.cli.commands.demo", "demo"),
     "completion": ("hma.cli.commands.completion", "completion"),
 }

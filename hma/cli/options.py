@@ -150,17 +150,9 @@ def _remember_output(ctx: click.Context, param: click.Parameter, value: Output) 
     return value
 
 
-def common(command: F) -> F:
-    """Adds `--server` and `--output`."""
-    server = click.option(
-        "--server",
-        metavar="HOST:PORT",
-        envvar="HMA_SERVER",
-        default=DEFAULT_SERVER,
-        show_default=True,
-        help="Where HMA is. [env: HMA_SERVER]",
-    )
-    output = click.option(
+def output_option(command: F) -> F:
+    """Adds `--output`."""
+    option = click.option(
         "--output",
         "-o",
         type=click.Choice(["text", "json"]),
@@ -171,7 +163,20 @@ def common(command: F) -> F:
         callback=_remember_output,
         help="For people, or one JSON object a line.",
     )
-    return server(output(command))
+    return option(command)
+
+
+def common(command: F) -> F:
+    """Adds `--server` and `--output`."""
+    server = click.option(
+        "--server",
+        metavar="HOST:PORT",
+        envvar="HMA_SERVER",
+        default=DEFAULT_SERVER,
+        show_default=True,
+        help="Where HMA is. [env: HMA_SERVER]",
+    )
+    return server(output_option(command))
 
 
 def job_spec(command: F) -> F:

@@ -60,7 +60,7 @@ class Calibration:
         grounded: Knots for answers that stand word for word in their source.
         ungrounded: Knots for other answers.
         agreement: The probability when two attempts agree, and when they differ; None
-            when that was not measured.
+            when that was not measured, or only one of them was seen.
     """
 
     samples: int
@@ -147,7 +147,8 @@ def _laplace(good: int, of: int) -> float:
 
 def _agreement_of(outcomes: Sequence[Outcome]) -> tuple[float, float] | None:
     same, other = ([o.good for o in outcomes if o.agreed is answer] for answer in (True, False))
-    if not same and not other:
+    # With outcomes of one kind only, nothing can be said of the difference.
+    if not same or not other:
         return None
     agree, differ = _laplace(sum(same), len(same)), _laplace(sum(other), len(other))
     return round(agree, _DIGITS), round(differ, _DIGITS)

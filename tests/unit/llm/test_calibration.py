@@ -117,6 +117,7 @@ def test_agreement_is_measured_where_there_were_two_attempts() -> None:
         return Outcome(good=good, grounded=True, mean_logprob=-1.0, agreed=agreed)
 
     assert fit([of(True, None)]).agreement is None
+    assert fit([of(False, True)] * 8).agreement is None
     made = fit([of(True, True)] * 8 + [of(False, False)] * 8)
     assert made.agreement == (0.9, 0.1)
 
