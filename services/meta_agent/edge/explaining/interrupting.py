@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from hma.v1 import job_pb2
-from services.meta_agent.edge.explaining.movements import cause_of, extracted_ids, salvaged
+from services.meta_agent.edge.explaining.movements import (
+    cause_of,
+    extracted,
+    extracted_ids,
+    salvaged,
+)
 from services.meta_agent.edge.explaining.said import Said
 from services.meta_agent.edge.explaining.story import Loss, Stop, Story
 from services.meta_agent.edge.explaining.wording import (
@@ -150,6 +155,5 @@ def failures(story: Story) -> Iterator[Said]:
         if verb is None or uid in stopped:
             continue
         text = f"{story.told(uid)} {verb}{because(settled.failure.message)}"
-        items = story.admitted[uid].task.items if uid in story.admitted else ()
-        text += came_back(sum(item.item_id in extracts for item in items))
+        text += came_back(extracted(story, uid, extracts))
         yield Said(story.settle_moments[uid].sequence, "unfinished task", f"{text}.")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
+
 from hma.v1 import attempt_pb2, common_pb2, explanation_pb2, job_pb2, task_pb2
 from services.meta_agent.edge.explaining.gains import answered, gain_since
 from services.meta_agent.edge.explaining.story import Move, Stop, Story
@@ -97,7 +99,7 @@ def dropped(story: Story) -> dict[str, explanation_pb2.DroppedTask]:
             what=what,
             reason=reason,
             value=value if value.ByteSize() else None,
-            extracted_items=sum(item.item_id in extracts for item in admitted.task.items),
+            extracted_items=extracted(story, uid, extracts),
         )
     return made
 
@@ -114,6 +116,11 @@ def _fate(story: Story, uid: str) -> tuple[str, str]:
         return ("skipped", settled.failure.message) if skipped else ("", "")
     waits = uid in story.trims and not task.attempts
     return ("deferred", "it waits for tokens that others may leave") if waits else ("", "")
+
+
+def extracted(story: Story, uid: str, extracts: Set[str]) -> int:
+    """Items of a task, merged ones included, that are answered by an extract."""
+    return sum(item.item_id in extracts for item in story.fold.tasks[uid].task.items)
 
 
 def extracted_ids(story: Story) -> set[str]:
