@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
+from hma.cli.policy import PolicyType, policy_of
 from hma.client import Backoff, Client
 from hma.client.connection import DEFAULT_SERVER
 from hma.client.requests import seconds, to_plan
@@ -196,6 +197,7 @@ def job_spec(command: F) -> F:
             raise click.UsageError("Give --budget TOKENS, --max-cost MONEY, or both.")
         spec["budget"] = spec["budget"] or 0
         spec["documents"] = list(dict.fromkeys(files))
+        spec["policy"] = policy_of(values.pop("policy"))
         return command(spec=spec, **values)
 
     decorators = [
@@ -232,6 +234,15 @@ def job_spec(command: F) -> F:
             help="One agent, a team, or let HMA decide.",
         ),
         click.option("--route", metavar="NAME", help="Route for all work; default: chosen."),
+        click.option(
+            "--policy",
+            "-p",
+            type=PolicyType(),
+            multiple=True,
+            metavar="NAME=VALUE",
+            help="How the job is run, such as max_rounds=2, halting=adaptive, budgeting=off, "
+            "interruption=off, dispatch=waves; may be repeated.",
+        ),
         click.option(
             "--plan",
             type=PlanType(),

@@ -136,6 +136,7 @@ def services_of(
             default_deadline=settings.limits.default_deadline,
             max_attempts=settings.max_attempts,
             layer_timeout=settings.layer_timeout,
+            min_gain=settings.min_gain,
             max_budget_tokens=settings.limits.max_budget_tokens,
         ),
         rules=rules,

@@ -25,6 +25,9 @@ from services.meta_agent.edge.money import buyable_tokens, least_money, routes_o
 from services.meta_agent.edge.quoting import quote
 from services.meta_agent.job.times import timestamp
 
+_ADAPTIVE_ROUNDS = 4
+"""Most rounds of a job with adaptive halting that names no limit."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Admission:
@@ -36,6 +39,8 @@ class Admission:
         max_attempts: Tries per task, for a job that names none.
         layer_timeout: Seconds that a layer may take with WAVES, for a job that names
             none; 0: no limit.
+        min_gain: Answered items per 1,000 tokens that make another round worth it with
+            adaptive halting, for a job that names none.
         max_budget_tokens: Most tokens that a budget in money alone is read as.
     """
 
@@ -43,6 +48,7 @@ class Admission:
     default_deadline: float
     max_attempts: int
     layer_timeout: float = 0.0
+    min_gain: float = 0.5
     max_budget_tokens: int = 10_000_000
 
 
@@ -140,6 +146,8 @@ def _budget(spec: job_pb2.JobSpec, admission: Admission) -> job_pb2.Budget:
 
 
 def _policy(asked: job_pb2.JobPolicy, admission: Admission) -> job_pb2.JobPolicy:
+    halting = asked.halting or job_pb2.HALTING_POLICY_FIXED
+    adaptive = halting == job_pb2.HALTING_POLICY_ADAPTIVE
     policy = job_pb2.JobPolicy(
         shape=asked.shape or job_pb2.JOB_SHAPE_AUTO,
         dispatch=asked.dispatch or job_pb2.DISPATCH_DATAFLOW,
@@ -147,7 +155,9 @@ def _policy(asked: job_pb2.JobPolicy, admission: Admission) -> job_pb2.JobPolicy
         interruption=asked.interruption or job_pb2.SWITCH_ON,
         routing=asked.routing or job_pb2.SWITCH_ON,
         failure_policy=asked.failure_policy or job_pb2.FAILURE_POLICY_CONTINUE,
-        max_rounds=asked.max_rounds or 1,
+        max_rounds=asked.max_rounds or (_ADAPTIVE_ROUNDS if adaptive else 1),
+        halting=halting,
+        min_gain_per_1000_tokens=asked.min_gain_per_1000_tokens or admission.min_gain,
         max_attempts=asked.max_attempts or admission.max_attempts,
         route=asked.route,
     )

@@ -246,6 +246,9 @@ class Validator:
             ("max_attempts", policy.max_attempts, bounds.MAX_ATTEMPTS),
         ):
             check_count(f"job.policy.{name}", value, limit, faults)
+        gain = policy.min_gain_per_1000_tokens
+        if not (math.isfinite(gain) and gain >= 0):
+            faults.add("job.policy.min_gain_per_1000_tokens", f"must be 0 or more, is {gain:g}")
         if policy.HasField("layer_timeout"):
             check_duration(
                 "job.policy.layer_timeout", policy.layer_timeout, self.limits.max_deadline, faults

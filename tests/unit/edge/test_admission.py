@@ -46,6 +46,14 @@ def test_the_first_event_folds_to_a_queued_job() -> None:
     assert fold.create_time == pytest.approx(NOW)
 
 
+def test_adaptive_halting_may_have_several_rounds() -> None:
+    request = create_request()
+    request.job.policy.halting = job_pb2.HALTING_POLICY_ADAPTIVE
+    assert created(request).policy.max_rounds == 4
+    request.job.policy.max_rounds = 2
+    assert created(request).policy.max_rounds == 2
+
+
 def test_defaults_are_filled_in() -> None:
     job = created(create_request())
     assert job.budget == job_pb2.Budget(max_tokens=2000, deadline=Duration(seconds=600))
@@ -58,6 +66,8 @@ def test_defaults_are_filled_in() -> None:
         failure_policy=job_pb2.FAILURE_POLICY_CONTINUE,
         max_rounds=1,
         max_attempts=3,
+        halting=job_pb2.HALTING_POLICY_FIXED,
+        min_gain_per_1000_tokens=0.5,
     )
     assert job.deadline_time.ToMicroseconds() == round((NOW + 600) * 1e6)
 
@@ -198,7 +208,7 @@ def test_money_that_buys_no_call_is_refused_and_says_what_would_do(tokens: int) 
 
 
 def test_money_without_a_price_is_refused_though_it_is_the_only_limit() -> None:
-    free = dataclasses.replace(admission().routes["fast"], prices=Prices())
+    free = dataclasses.replace(admission().routes["fast"], prices=Prices(known=False))
     defaults = dataclasses.replace(admission(), routes=Routes({"fast": free}, "fast"))
     with pytest.raises(InvalidRequest, match="no price"):
         admitted(with_money(0.02), defaults)
