@@ -80,6 +80,11 @@ class ScriptedMetaAgent(
         self.requests.append(request)
         return job_pb2.Job(job_id=request.job_id)
 
+    def GetUsage(self, request: Any, context: grpc.ServicerContext) -> Any:
+        self.requests.append(request)
+        row = meta_agent_pb2.UsageRow(route="fast", calls=2)
+        return meta_agent_pb2.GetUsageResponse(rows=[row], total=row)
+
     def GetSystemStatus(self, request: Any, context: grpc.ServicerContext) -> Any:
         self.requests.append(request)
         return meta_agent_pb2.SystemStatus(version="scripted")
