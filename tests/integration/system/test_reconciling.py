@@ -66,7 +66,7 @@ async def test_another_client_of_the_server_is_noticed(postgres_url: str) -> Non
 
 async def test_a_job_that_goes_on_is_no_time_to_compare(postgres_url: str) -> None:
     async with open_whole(
-        postgres_url, lambda _: say(" 1764\n" * 40, token_delay=0.3), profile="smollm2"
+        postgres_url, lambda _: say(" 1764\n", first_delay=30), profile="smollm2"
     ) as whole:
         job = await whole.client.submit(QUESTIONS, budget=4000, deadline=60)
         code, found = await reconcile(whole, "--for", "1s", "--patience", "500ms")
