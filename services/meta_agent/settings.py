@@ -164,7 +164,7 @@ class MetaAgentSettings:
         check=at_least(1),
     )
     min_gain: float = setting(
-        "HMA_MIN_GAIN_PER_1000_TOKENS",
+        "HMA_MIN_GAIN",
         0.5,
         "With adaptive halting: the least gain, in answered items per 1,000 tokens, that is "
         "worth another round, for jobs that do not say",

@@ -68,6 +68,7 @@ class Side:
         return web.json_response({"prompt": tokenizer.prompt_text(body)})
 
     async def metrics(self, request: web.Request) -> web.Response:
+        self._server.requests.append(("/metrics", None))
         queries = sum(call.prompt_tokens for call in self._server.calls)
         hits = sum(call.cached_tokens for call in self._server.calls)
         values = {

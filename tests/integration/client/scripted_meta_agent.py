@@ -128,6 +128,7 @@ class Servicer(meta_agent_pb2_grpc.MetaAgentServiceServicer):
         self.components = [
             meta_agent_pb2.Component(name="database", state=meta_agent_pb2.COMPONENT_STATE_UP)
         ]
+        self.usage = [meta_agent_pb2.GetUsageResponse()]
         self._by_request: dict[str, str] = {}
         self._players: set[asyncio.Task[None]] = set()
 
@@ -233,8 +234,14 @@ class Servicer(meta_agent_pb2_grpc.MetaAgentServiceServicer):
         if request.request_id not in self._by_request:
             self._by_request[request.request_id] = job.job_id
             job.job.budget.max_tokens += request.tokens
+            job.job.budget.max_cost += request.cost
         await self._leave("GrantBudget", context)
         return job.job
+
+    async def GetUsage(self, request: Any, context: Any) -> Any:
+        """Plays the pages of `usage`."""
+        await self._enter("GetUsage", request, context)
+        return self.usage[int(request.page_token or 0)]
 
     async def DeleteJob(self, request: Any, context: Any) -> Any:
         await self._enter("DeleteJob", request, context)

@@ -85,6 +85,11 @@ class ScriptedMetaAgent(
         self.requests.append(request)
         return explanation_pb2.Explanation(job_id=request.job_id, sentences=["So it was."])
 
+    def GetUsage(self, request: Any, context: grpc.ServicerContext) -> Any:
+        self.requests.append(request)
+        row = meta_agent_pb2.UsageRow(route="fast", calls=2)
+        return meta_agent_pb2.GetUsageResponse(rows=[row], total=row)
+
     def GetSystemStatus(self, request: Any, context: grpc.ServicerContext) -> Any:
         self.requests.append(request)
         return meta_agent_pb2.SystemStatus(version="scripted")

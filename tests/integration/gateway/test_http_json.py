@@ -62,6 +62,33 @@ def test_repeated_enum_query_parameters_reach_the_service(gateway: Gateway) -> N
     assert request.page_size == 3
 
 
+def test_usage_is_a_question_in_the_query(gateway: Gateway) -> None:
+    path = (
+        "/v1/usage?by=USAGE_GROUPING_DAY&by=USAGE_GROUPING_ROUTE&page_size=3"
+        "&start_time=2026-11-01T00:00:00Z"
+    )
+
+    reply = gateway.http("GET", path)
+
+    assert reply.status == 200
+    assert reply.json()["rows"][0]["route"] == "fast"
+    assert reply.json()["total"]["calls"] == "2"
+    request = gateway.backends.meta_agent.requests[-1]
+    assert list(request.by) == [
+        meta_agent_pb2.USAGE_GROUPING_DAY,
+        meta_agent_pb2.USAGE_GROUPING_ROUTE,
+    ]
+    assert request.page_size == 3
+    assert request.start_time.ToJsonString() == "2026-11-01T00:00:00Z"
+
+
+def test_money_is_granted_in_the_body(gateway: Gateway) -> None:
+    assert gateway.http("POST", "/v1/jobs/job-7:grant", '{"cost": 0.25}').status == 200
+
+    request = gateway.backends.meta_agent.requests[-1]
+    assert (request.job_id, request.tokens, request.cost) == ("job-7", 0, 0.25)
+
+
 def test_error_of_the_service_keeps_status_message_and_details(gateway: Gateway) -> None:
     reply = gateway.http("GET", "/v1/jobs/job-missing")
 

@@ -50,6 +50,7 @@ class Whole:
     llm: ScriptedLLM
     client: hma.AsyncClient
     store: Store
+    address: str
 
 
 @asynccontextmanager
@@ -121,8 +122,9 @@ async def open_whole(
         )
         tasks = [asyncio.create_task(drivers.run()), asyncio.create_task(watch.run())]
         stack.push_async_callback(partial(_end, tasks))
-        client = await stack.enter_async_context(hma.AsyncClient(f"127.0.0.1:{port}"))
-        yield Whole(llm, client, store)
+        address = f"127.0.0.1:{port}"
+        client = await stack.enter_async_context(hma.AsyncClient(address))
+        yield Whole(llm, client, store, address)
 
 
 async def _end(tasks: list[asyncio.Task[None]]) -> None:
