@@ -217,7 +217,7 @@ def test_a_refund_goes_to_the_pool_and_gains_nothing() -> None:
         0.0,
     )
     assert not move.HasField("predicted")
-    assert explanation.sentences[-1] == "Of all tokens, 80 went back to the pool."
+    assert explanation.sentences[-1] == "In all moves together, 80 tokens went to the pool."
 
 
 def test_a_denied_call_moves_nothing() -> None:

@@ -262,9 +262,10 @@ def _summary(story: Story) -> Iterator[Said]:
     back = sum(move.tokens for move in story.moves if not move.getter)
     out = sum(move.tokens for move in story.moves if move.getter)
     if back or out:
-        moved = [f"{back:,} went back to the pool"] if back else []
-        moved += [f"{out:,} moved to tasks that could use more"] if out else []
-        text = f"Of all tokens, {' and '.join(moved)}."
+        # The same token may move more than once, so the sums may exceed the budget.
+        moved = [f"{count(back, 'token')} went to the pool"] if back else []
+        moved += [f"{count(out, 'token')} to tasks that could use more"] if out else []
+        text = f"In all moves together, {' and '.join(moved)}."
         yield Said(LAST - 1, "summary", text)
     estimate = next_thousand(story)
     if estimate is not None:
