@@ -7,6 +7,7 @@ An item is a question in the prose, or an entry of a list. Lists of constraints
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from hma.text.sentences import closes_fence, fence_mark, list_marker, sentences
@@ -26,6 +27,9 @@ _ASKING_LEAD = re.compile(
 )
 # "Questions:", "Answer these:" in front of the first question of a paragraph.
 _OPENING = re.compile(r"(?:[^?:]{0,60}\bquestions?|answer\b[^?:]{0,60})\s{0,3}:\s+", re.IGNORECASE)
+# "1. Who? 2. When?": the entries of a list on one line, after the end of a sentence.
+_NUMBER = re.compile(r"(\s*)(\d{1,3})([.)])\s+\S")
+_NEXT_NUMBER = re.compile(r"(?<=[?.!;:])\s+(\d{1,3})([.)])\s+(?=\S)")
 _LABEL = re.compile(r"\(?(?:Q(?:uestion)?\s{0,3}\d{0,4}|\d{1,3})\s{0,3}[:.)]\s+", re.IGNORECASE)
 
 
@@ -120,7 +124,7 @@ def _blocks(description: str) -> list[_Block]:
             blocks.append(_Block(text=lead))
             paragraph.clear()
 
-    for line in description.splitlines():
+    for line in _lines(description):
         words = line.strip().lstrip(">").strip()
         if fence:
             fence = "" if closes_fence(line, fence) else fence
@@ -146,6 +150,21 @@ def _blocks(description: str) -> list[_Block]:
         blank = not words
     close_paragraph()
     return blocks
+
+
+def _lines(description: str) -> Iterator[str]:
+    """The lines, with each entry of a numbered list that was written on one as its own."""
+    for line in description.splitlines():
+        first = _NUMBER.match(line)
+        if first is None:
+            yield line
+            continue
+        begin, expected = 0, int(first[2]) + 1
+        for marker in _NEXT_NUMBER.finditer(line, first.end()):
+            if (int(marker[1]), marker[2]) == (expected, first[3]):
+                yield (first[1] if begin else "") + line[begin : marker.start()]
+                begin, expected = marker.start(1), expected + 1
+        yield (first[1] if begin else "") + line[begin:]
 
 
 def _add_entry(

@@ -102,3 +102,16 @@ def test_time_is_linear_in_hostile_requests(unit: str) -> None:
 
 def test_lists_nested_thousands_deep_are_read() -> None:
     assert texts("\n".join(" " * n + "- What?" for n in range(3_000)))
+
+
+def test_numbered_questions_on_one_line_are_items_of_their_own() -> None:
+    assert texts("1. Who paid? 2. When was it built? 3. Who was the miller?") == [
+        "Who paid?",
+        "When was it built?",
+        "Who was the miller?",
+    ]
+
+
+def test_numbers_within_an_entry_begin_no_other() -> None:
+    assert texts("1. Is it 3. or 4. May? 2. Why?") == ["Is it 3. or 4. May?", "Why?"]
+    assert texts("1. What costs 2.50 euros?") == ["What costs 2.50 euros?"]
