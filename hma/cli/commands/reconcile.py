@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -27,6 +28,7 @@ from hma.cli.reconciling import (
 )
 from hma.cli.wording import seconds
 from hma.client import Client
+from hma.errors import NotFound
 from hma.llm.counters import ServerCounters, read_counters
 
 _LOOK_EVERY = 0.25
@@ -153,7 +155,8 @@ class _Look:
         for job in self.client.list():
             if job.create_time.ToDatetime(tzinfo=UTC) < since:
                 break  # the newest come first, and nothing older was running
-            unknown += self.client.get(job.job_id).ledger.unknown_tokens
+            with contextlib.suppress(NotFound):  # deleted just now
+                unknown += self.client.get(job.job_id).ledger.unknown_tokens
         return LedgerSums.of(found.rows, self.routes, unknown)
 
 

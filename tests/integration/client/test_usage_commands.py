@@ -162,8 +162,8 @@ def model_server(*answers: str | int) -> Iterator[str]:
         httpd.server_close()
 
 
-def booked(prompt: int, completion: int, **more: int) -> list[Usage]:
-    row = Row(route="fast", prompt_tokens=prompt, completion_tokens=completion, calls=1, **more)
+def booked(prompt: int, completion: int) -> list[Usage]:
+    row = Row(route="fast", prompt_tokens=prompt, completion_tokens=completion, calls=1)
     return [Usage(rows=[row], total=row)]
 
 
