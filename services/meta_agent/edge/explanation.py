@@ -50,7 +50,7 @@ def explanation_of(story: Story, rules: Rules) -> explanation_pb2.Explanation:
     return explanation_pb2.Explanation(
         job_id=fold.job_id,
         state=fold.state,
-        sentences=sentences(story),
+        sentences=sentences(story, rules),
         ledger=ledger_of(fold, rules, settled=fold.ended),
         accounts=accounts(story),
         movements=movements(story),
@@ -59,5 +59,5 @@ def explanation_of(story: Story, rules: Rules) -> explanation_pb2.Explanation:
         shape=fold.shape,
         shape_outcome=outcome,
         rounds=story.rounds,
-        next_1000_tokens=next_thousand(story),
+        next_1000_tokens=next_thousand(story, rules),
     )

@@ -3,16 +3,7 @@
 from __future__ import annotations
 
 from hma.v1 import common_pb2, job_pb2, task_pb2
-
-GROUNDED, UNGROUNDED, EXTRACT = 1.0, 0.5, 0.25
-"""Weights of an answer that stands in the source, of another, and of an extract."""
-
-
-def weight_of(item: task_pb2.ItemAnswer) -> float:
-    """What one answer counts."""
-    if item.origin == common_pb2.ORIGIN_EXTRACT:
-        return EXTRACT
-    return GROUNDED if item.grounded else UNGROUNDED
+from services.meta_agent.deciding.valuing import weight_of
 
 
 def answered(result: task_pb2.TaskResult | None) -> int:

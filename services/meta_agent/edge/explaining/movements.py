@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Set
 
 from hma.v1 import attempt_pb2, common_pb2, explanation_pb2, job_pb2, task_pb2
+from services.meta_agent.deciding.rules import Rules
+from services.meta_agent.deciding.valuing import next_tokens
 from services.meta_agent.edge.explaining.gains import answered, gain_since
 from services.meta_agent.edge.explaining.story import Move, Stop, Story
 from services.meta_agent.job.state import AttemptFold, AttemptStatus
@@ -134,34 +136,9 @@ def extracted_ids(story: Story) -> set[str]:
     return {item.item_id for item in items if item.origin == common_pb2.ORIGIN_EXTRACT}
 
 
-def next_thousand(story: Story) -> job_pb2.ValueEstimate | None:
-    """What the next 1,000 tokens would buy, or would have bought.
-
-    At the end the log says it. Before, the tasks that wait for tokens would get them,
-    the most valuable first, as they were estimated when they were deferred; None when
-    none waits.
-    """
+def next_thousand(story: Story, rules: Rules) -> job_pb2.ValueEstimate:
+    """What the next 1,000 tokens would buy; at the end what they would have, as logged."""
     finished = story.fold.finished
     if finished is not None:
-        return finished.next_1000_tokens if finished.HasField("next_1000_tokens") else None
-    waiting = [
-        story.trims[uid].event.value
-        for uid, entry in dropped(story).items()
-        if entry.what == "deferred" and story.trims[uid].event.value.tokens > 0
-    ]
-    if not waiting:
-        return None
-    waiting.sort(key=lambda value: -value.gain / value.tokens)
-    bought = job_pb2.ValueEstimate()
-    for value in waiting:
-        share = min(1.0, (_THOUSAND - bought.tokens) / value.tokens)
-        if share <= 0:
-            break
-        bought.items += value.items
-        bought.tokens += int(share * value.tokens)
-        bought.gain += share * value.gain
-    bought.gain_per_1000_tokens = _THOUSAND * bought.gain / max(bought.tokens, 1)
-    return bought
-
-
-_THOUSAND = 1000
+        return finished.next_1000_tokens
+    return next_tokens(story.fold, rules)

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 
 from hma.v1 import attempt_pb2, common_pb2, job_pb2
+from services.meta_agent.deciding.rules import Rules
 from services.meta_agent.edge.explaining.gains import answered
 from services.meta_agent.edge.explaining.interrupting import detours, failures, losses, stops
 from services.meta_agent.edge.explaining.movements import dropped, next_thousand, realised
@@ -36,8 +37,13 @@ _PLANNERS = {
 }
 
 
-def sentences(story: Story) -> list[str]:
-    """All that is worth telling."""
+def sentences(story: Story, rules: Rules) -> list[str]:
+    """All that is worth telling.
+
+    Args:
+        story: The job.
+        rules: For what more tokens would buy while it runs.
+    """
     return told(
         itertools.chain(
             _noted(story),
@@ -47,7 +53,7 @@ def sentences(story: Story) -> list[str]:
             detours(story),
             failures(story),
             _drops(story),
-            _summary(story),
+            _summary(story, rules),
         )
     )
 
@@ -257,7 +263,7 @@ def _dropped(story: Story, uids: Sequence[str], extracts: int, reason: str) -> s
     return f"{text}{came_back(extracts)}."
 
 
-def _summary(story: Story) -> Iterator[Said]:
+def _summary(story: Story, rules: Rules) -> Iterator[Said]:
     """What moved in all, and what more tokens would buy."""
     back = sum(move.tokens for move in story.moves if not move.getter)
     out = sum(move.tokens for move in story.moves if move.getter)
@@ -267,14 +273,12 @@ def _summary(story: Story) -> Iterator[Said]:
         moved += [f"{count(out, 'token')} to tasks that could use more"] if out else []
         text = f"In all moves together, {' and '.join(moved)}."
         yield Said(LAST - 1, "summary", text)
-    estimate = next_thousand(story)
-    if estimate is not None:
+    estimate = next_thousand(story, rules)
+    # Below a twentieth of an answer the figure would read as a promise of nothing.
+    if estimate.gain >= _LEAST:
         would = "would have bought" if story.fold.ended else "would buy"
-        # Below a twentieth of an answer the figure would read as a promise of nothing.
-        much = "nothing more"
-        if estimate.gain >= _LEAST:
-            noun = "answer" if figure(estimate.gain) == "1" else "answers"
-            much = f"about {figure(estimate.gain)} {noun}"
+        noun = "answer" if figure(estimate.gain) == "1" else "answers"
+        much = f"about {figure(estimate.gain)} {noun}"
         yield Said(LAST, "summary", f"Another 1,000 tokens {would} {much}.")
 
 
