@@ -25,3 +25,6 @@ _.kept_bytes
 
 # Part of a passage's contract: how well it matched.
 _.score
+
+# Part of a profile's contract: what judges answers reads it, `hma probe` writes it.
+_.calibration

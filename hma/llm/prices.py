@@ -151,18 +151,20 @@ class PriceTable:
         hour = _needed(self.gpu_hour, "gpu_hour", name)
         second = hour * (1.0 if self.gpus is None else self.gpus) / _SECONDS_PER_HOUR
 
-        def price(key: str) -> float:
-            rate = _needed(getattr(self, key), key, name)
+        def price(key: str, given: float | None) -> float:
+            rate = _needed(given, key, name)
             if rate <= 0:
                 raise ValueError(f"{name(key)}: expected more than 0 tokens per second")
             return second / rate * _MILLION
 
-        prompt = price("prompt_tokens_per_second")
-        cached = "cached_prompt_tokens_per_second"
+        prompt = price("prompt_tokens_per_second", self.prompt_tokens_per_second)
+        cached = self.cached_prompt_tokens_per_second
         return Prices(
             prompt=prompt,
-            cached_prompt=prompt if getattr(self, cached) is None else price(cached),
-            completion=price("completion_tokens_per_second"),
+            cached_prompt=(
+                prompt if cached is None else price("cached_prompt_tokens_per_second", cached)
+            ),
+            completion=price("completion_tokens_per_second", self.completion_tokens_per_second),
         )
 
 

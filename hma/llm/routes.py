@@ -175,8 +175,16 @@ def load_routes(settings: LlmSettings, environ: Mapping[str, str] | None = None)
 
 
 def _configured_prices(settings: LlmSettings) -> Prices:
-    keys = [field.name for field in dataclasses.fields(PriceTable)]
-    table = PriceTable(**{key: getattr(settings, f"price_{key}") for key in keys})
+    table = PriceTable(
+        prompt=settings.price_prompt,
+        cached_prompt=settings.price_cached_prompt,
+        completion=settings.price_completion,
+        gpu_hour=settings.price_gpu_hour,
+        gpus=settings.price_gpus,
+        prompt_tokens_per_second=settings.price_prompt_tokens_per_second,
+        cached_prompt_tokens_per_second=settings.price_cached_prompt_tokens_per_second,
+        completion_tokens_per_second=settings.price_completion_tokens_per_second,
+    )
     try:
         return table.resolve(lambda key: f"HMA_LLM_PRICE_{key.upper()}")
     except ValueError as error:

@@ -231,7 +231,8 @@ def _value(finding: Finding) -> tuple[str, str]:
     if isinstance(value, bool):
         return ("yes" if value else "no"), ""
     if isinstance(value, Calibration):
-        return f"{len(value.grounded)}+{len(value.ungrounded)} knots", ""
+        likely = [value.probability_good(grounded=kind, mean_logprob=0) for kind in (True, False)]
+        return f"{likely[0]:.2f} / {likely[1]:.2f}", ""
     if isinstance(value, float) and value >= 10:
         return f"{value:,.0f}", ""
     return (f"{value:,}" if isinstance(value, int) else str(value)), ""

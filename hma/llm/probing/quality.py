@@ -154,7 +154,7 @@ def _note_calibration(notes: Notebook, answers: Sequence[Answer], twice: int) ->
         note = f"{len(outcomes)} answers were given; {_LEAST_OUTCOMES} are needed"
         notes.note(Finding.missed("calibration", note))
         return
-    note = f"from {len(outcomes)} answers"
+    note = f"right when it stands in its source / when not; from {len(outcomes)} answers"
     if twice:
         note += f", {twice} of them given twice"
     notes.note(Finding.measured("calibration", fit(outcomes), note))

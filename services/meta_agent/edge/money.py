@@ -27,17 +27,11 @@ def buyable_tokens(money: float, routes: Iterable[Route], most: int) -> int:
         routes: Those that the job may use.
         most: The largest budget in tokens.
     """
-    prices = [price for price in map(cheapest, routes) if price > 0]
+    prices = [route.cheapest for route in routes if route.cheapest > 0]
     if not prices:
         return most
     tokens = money / min(prices)
     return most if tokens >= most else int(tokens)
-
-
-def cheapest(route: Route) -> float:
-    """The least money that a token costs there if it costs any; 0 when tokens are free."""
-    prices = (route.prices.prompt, route.prices.completion)
-    return min((price for price in prices if price > 0), default=0.0) / 1e6
 
 
 def least_money(tokens: int, route: Route) -> float:

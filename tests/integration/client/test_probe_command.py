@@ -26,7 +26,7 @@ class Ended:
     err: str
 
 
-async def hma_probe(*arguments: str, cwd: Path = ROOT, **environ: str) -> Ended:
+async def hma_probe(*arguments: str, **environ: str) -> Ended:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("HMA_")}
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -34,7 +34,7 @@ async def hma_probe(*arguments: str, cwd: Path = ROOT, **environ: str) -> Ended:
         "hma.cli",
         "probe",
         *arguments,
-        cwd=cwd,
+        cwd=ROOT,
         env={**clean, "HMA_LLM_PORT": "1", "PYTHONPATH": str(ROOT), **environ},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
