@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from hma.v1 import job_pb2
-from services.meta_agent.deciding.budget import Purse, purse_of
+from services.meta_agent.deciding.budget import Purse, limit_of, purse_of
 from services.meta_agent.deciding.choosing import Choice, Need, choose
 from services.meta_agent.deciding.estimate import Estimate
 from services.meta_agent.deciding.merging import merge_candidates
@@ -43,9 +43,10 @@ def allot(turn: Turn) -> None:
     purse = purse_of(fold, turn.rules)
     if not _worth_a_look(fold, purse):
         return
-    needs = needs_of(turn)
+    needs = needs_of(turn, purse)
     if _shortage(needs, purse) > 0 and _merge(turn, needs, purse):
-        purse, needs = purse_of(turn.fold, turn.rules), needs_of(turn)
+        purse = purse_of(turn.fold, turn.rules)
+        needs = needs_of(turn, purse)
     have = {uid: purse.committed.get(uid, 0) for uid in needs}
     holders = {uid for uid, need in needs.items() if have[uid] >= need.tokens}
     choice = choose(needs, max(purse.pool, 0) + sum(have.values()), holders)
@@ -67,8 +68,11 @@ def _fix_shares(turn: Turn) -> None:
             _move(turn, "", task.uid, share, "an equal share, for budgeting is off")
 
 
-def needs_of(turn: Turn) -> dict[str, Need]:
-    """By uid, every unsettled task without an open attempt, in plan order."""
+def needs_of(turn: Turn, have: Purse) -> dict[str, Need]:
+    """By uid, every unsettled task without an open attempt, in plan order.
+
+    On the route that it would take with what it can have now: `have`.
+    """
     fold, rules = turn.fold, turn.rules
     running = {attempt.uid for attempt in fold.open_attempts()}
     needed = {name for task in fold.tasks.values() for name in task.task.depends_on}
@@ -78,7 +82,8 @@ def needs_of(turn: Turn) -> dict[str, Need]:
     for task in fold.tasks.values():
         if task.settled or task.uid in running:
             continue
-        name, _ = choose_route(task.task, fold, rules, turn.observed.routes, sick=sick)
+        purse = limit_of(task, have, fold)
+        name, _ = choose_route(task.task, fold, rules, turn.observed.routes, purse, sick=sick)
         route = rules.route(name)
         estimate = estimate_open(task, fold, rules, route)
         items = open_items(task)

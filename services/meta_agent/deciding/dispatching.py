@@ -120,8 +120,11 @@ def _start(turn: Turn, task: TaskFold, purse: Purse, sick: frozenset[str]) -> Un
             return None
     limit = limit_of(task, purse, turn.fold)
     waits = turn.fold.deferred.get(task.uid)
-    if waits is not None and (limit < waits or _serves_what_waits(turn.fold, task)):
-        return Unpaid(task, limit, waits)
+    if waits is not None:
+        # Cheap, for many may wait: what it needs is looked at again once nothing runs.
+        hopeless = limit < waits and any(True for _ in turn.fold.open_attempts())
+        if hopeless or _serves_what_waits(turn.fold, task):
+            return Unpaid(task, limit, waits)
     failed = frozenset(a.route for a in attempts if not a.refused)
     name, reason = choose_route(
         task.task, turn.fold, turn.rules, turn.observed.routes, limit, failed, sick
