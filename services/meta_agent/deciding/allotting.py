@@ -12,15 +12,14 @@ Every move names its estimate (`valuing`); with budgeting off, nothing moves.
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 from hma.v1 import job_pb2
-from services.meta_agent.deciding.budget import Purse, purse_of
+from services.meta_agent.deciding.budget import Purse, limit_of, purse_of
+from services.meta_agent.deciding.choosing import Choice, Need, choose
 from services.meta_agent.deciding.estimate import Estimate
 from services.meta_agent.deciding.merging import merge_candidates
-from services.meta_agent.deciding.routing import choose_route
+from services.meta_agent.deciding.routing import choose_route, sick_routes
 from services.meta_agent.deciding.rules import is_on
 from services.meta_agent.deciding.turn import Turn
 from services.meta_agent.deciding.valuing import (
@@ -31,25 +30,6 @@ from services.meta_agent.deciding.valuing import (
 )
 from services.meta_agent.job.layers import heights
 from services.meta_agent.job.state import JobFold, TaskFold
-
-
-@dataclass(frozen=True, slots=True)
-class Need:
-    """What a task that has not begun, or waits for its next try, needs and is worth.
-
-    Attributes:
-        task: The task.
-        tokens: What what is open of it is expected to cost.
-        floor: Below this, trying is hopeless.
-        value: What it is expected to be worth; no gain for what only serves others.
-        height: Tasks on the longest chain that waits for it.
-    """
-
-    task: TaskFold
-    tokens: int
-    floor: int
-    value: job_pb2.ValueEstimate
-    height: int
 
 
 def allot(turn: Turn) -> None:
@@ -63,100 +43,56 @@ def allot(turn: Turn) -> None:
     purse = purse_of(fold, turn.rules)
     if not _worth_a_look(fold, purse):
         return
-    needs = needs_of(turn)
+    needs = needs_of(turn, purse)
     if _shortage(needs, purse) > 0 and _merge(turn, needs, purse):
-        purse, needs = purse_of(turn.fold, turn.rules), needs_of(turn)
-    funded, waiting = choose(needs, max(purse.pool, 0) + _set_aside(needs, purse))
-    _defer(turn, waiting, needs, purse)
-    _fund(turn, funded, waiting)
+        purse = purse_of(turn.fold, turn.rules)
+        needs = needs_of(turn, purse)
+    have = {uid: purse.committed.get(uid, 0) for uid in needs}
+    holders = {uid for uid, need in needs.items() if have[uid] >= need.tokens}
+    choice = choose(needs, max(purse.pool, 0) + sum(have.values()), holders)
+    # What only begins takes its tokens when it does: until then others may leave more.
+    begins = [need for need in choice.partial if have[need.task.uid] < need.floor]
+    _defer(turn, [*choice.waiting, *begins], needs, purse)
+    _fund(turn, choice)
 
 
 def _fix_shares(turn: Turn) -> None:
     """With budgeting off, all there is is set aside once, and nothing moves afterwards."""
     fold = turn.fold
-    tasks = [task for task in fold.tasks.values() if not task.settled]
-    if any(task.attempts for task in fold.tasks.values()):
+    if not any(event.HasField("plan_closed") for event in turn.events):
         return
+    tasks = [task for task in fold.tasks.values() if not task.settled]
     share = purse_of(fold, turn.rules).pool // max(len(tasks), 1)
     if share > 0:
         for task in tasks:
             _move(turn, "", task.uid, share, "an equal share, for budgeting is off")
 
 
-def needs_of(turn: Turn) -> dict[str, Need]:
-    """By uid, every unsettled task without an open attempt, in plan order."""
+def needs_of(turn: Turn, have: Purse) -> dict[str, Need]:
+    """By uid, every unsettled task without an open attempt, in plan order.
+
+    On the route that it would take with what it can have now: `have`.
+    """
     fold, rules = turn.fold, turn.rules
     running = {attempt.uid for attempt in fold.open_attempts()}
     needed = {name for task in fold.tasks.values() for name in task.task.depends_on}
     below = heights(fold)
+    sick = sick_routes(fold.attempts.values())
     needs = {}
     for task in fold.tasks.values():
         if task.settled or task.uid in running:
             continue
-        name, _ = choose_route(task.task, fold, rules, turn.observed.routes)
+        purse = limit_of(task, have, fold)
+        name, _ = choose_route(task.task, fold, rules, turn.observed.routes, purse, sick=sick)
         route = rules.route(name)
         estimate = estimate_open(task, fold, rules, route)
         items = open_items(task)
-        if serves_only_others(task.task, task.task.id in needed):
+        if fold.created.items and serves_only_others(task.task, task.task.id in needed):
             items = 0
         value = value_of(task.task, items, estimate, route, fold, rules)
         tokens = _capped(task, estimate)
         needs[task.uid] = Need(task, tokens, min(estimate.floor, tokens), value, below[task.uid])
     return needs
-
-
-def choose(needs: Mapping[str, Need], tokens: int) -> tuple[list[Need], list[Need]]:
-    """What to fund with so many tokens, and what has to wait.
-
-    While the needs exceed the tokens, the leaf of least gain per token is taken out: a
-    task that no task still in needs. What is left over then buys what fits of the rest,
-    the best first, whether or not it pays for the whole of it.
-
-    Returns:
-        The funded ones, the longest chains first and then the best per token; and the
-        others, in the order in which they were taken out.
-    """
-    total = sum(need.tokens for need in needs.values())
-    inside = dict(needs)
-    uid_of = {need.task.task.id: uid for uid, need in needs.items()}
-    dependents = dict.fromkeys(needs, 0)
-    for need in needs.values():
-        for name in dict.fromkeys(need.task.task.depends_on):
-            if name in uid_of:
-                dependents[uid_of[name]] += 1
-    # Later ones of equals go first: plans put what matters early.
-    leaves = [_rank(needs, uid, place) for place, uid in enumerate(needs) if not dependents[uid]]
-    heapq.heapify(leaves)
-    places = {uid: place for place, uid in enumerate(needs)}
-    out: list[Need] = []
-    while total > tokens and leaves:
-        _, _, uid = heapq.heappop(leaves)
-        need = inside.pop(uid)
-        total -= need.tokens
-        out.append(need)
-        for name in dict.fromkeys(need.task.task.depends_on):
-            before = uid_of.get(name)
-            if before is None:
-                continue
-            dependents[before] -= 1
-            if not dependents[before]:
-                heapq.heappush(leaves, _rank(needs, before, places[before]))
-    left = tokens - total
-    for need in sorted(out, key=_best_first):
-        whole = all(uid_of[n] in inside for n in need.task.task.depends_on if n in uid_of)
-        if need.floor <= left and whole and need.value.gain > 0:
-            inside[need.task.uid] = need
-            out.remove(need)
-            left -= min(need.tokens, left)
-    return sorted(inside.values(), key=lambda need: (-need.height, *_best_first(need))), out
-
-
-def _rank(needs: Mapping[str, Need], uid: str, place: int) -> tuple[float, int, str]:
-    return needs[uid].value.gain_per_1000_tokens, -place, uid
-
-
-def _best_first(need: Need) -> tuple[float, int]:
-    return -need.value.gain_per_1000_tokens, need.tokens
 
 
 def _worth_a_look(fold: JobFold, purse: Purse) -> bool:
@@ -242,17 +178,19 @@ def _floored(need: Need) -> job_pb2.ValueEstimate:
     return value
 
 
-def _fund(turn: Turn, funded: Iterable[Need], waiting: Iterable[Need]) -> None:
+def _fund(turn: Turn, choice: Choice) -> None:
     """Gives what is in the pool to those that have less than they need."""
-    short = bool(list(waiting))
-    for need in funded:
-        purse = purse_of(turn.fold, turn.rules)
+    short = bool(choice.waiting or choice.partial)
+    purse = purse_of(turn.fold, turn.rules)
+    pool = purse.pool
+    for need in choice.whole:
         have = purse.committed.get(need.task.uid, 0)
-        lacks = min(need.tokens - have, purse.pool)
-        if lacks <= 0 or have + lacks < need.floor or (have >= need.floor and not short):
+        lacks = need.tokens - have
+        if lacks <= 0 or lacks > pool or (have >= need.floor and not short):
             continue
         words = "others left tokens" if need.task.uid in turn.fold.deferred else "it had too few"
-        _move(turn, "", need.task.uid, lacks, words, need.value)
+        _move(turn, "", need.task.uid, lacks, words, need.value, pool)
+        pool -= lacks
 
 
 def _move(
@@ -262,7 +200,10 @@ def _move(
     tokens: int,
     reason: str,
     estimate: job_pb2.ValueEstimate | None = None,
+    pool: int | None = None,
 ) -> None:
+    if pool is None:
+        pool = purse_of(turn.fold, turn.rules).pool
     turn.emit(
         tokens_moved=job_pb2.TokensMoved(
             from_task_uid=from_uid,
@@ -270,7 +211,7 @@ def _move(
             tokens=tokens,
             reason=reason,
             estimate=estimate,
-            pool_tokens=max(purse_of(turn.fold, turn.rules).pool, 0),
+            pool_tokens=max(pool, 0),
         )
     )
 

@@ -10,10 +10,10 @@ from services.meta_agent.deciding.budget import Purse, limit_of, purse_of
 from services.meta_agent.deciding.deadlines import work_deadline
 from services.meta_agent.deciding.money import within_money
 from services.meta_agent.deciding.retrying import next_try, workers_closed_until
-from services.meta_agent.deciding.routing import choose_route
+from services.meta_agent.deciding.routing import choose_route, sick_routes
 from services.meta_agent.deciding.stopping import why_stop
 from services.meta_agent.deciding.turn import Turn, failure
-from services.meta_agent.deciding.valuing import estimate_open
+from services.meta_agent.deciding.valuing import estimate_open, serves_only_others
 from services.meta_agent.job.layers import heights
 from services.meta_agent.job.state import JobFold, TaskFold
 
@@ -39,26 +39,43 @@ def dispatch_tasks(turn: Turn) -> None:
         return
     if why_stop(turn.fold, turn.now, work_deadline(turn.fold, turn.rules)) is not None:
         return
-    ready = ready_tasks(turn.fold)
-    below = heights(turn.fold)
-    ready.sort(key=lambda task: (-below[task.uid], task.allotted == 0))
+    ready = in_order(turn.fold)
     closed_until = workers_closed_until(turn.fold, turn.rules)
     _say_whether_workers_answer(turn, closed_until)
     if ready and turn.now < closed_until:
         turn.wake(closed_until)
         return
     purse = purse_of(turn.fold, turn.rules)
+    sick = sick_routes(turn.fold.attempts.values())
     unpaid: list[Unpaid] = []
     for task in ready:
         if turn.places <= 0:
             break
         decided = len(turn.events)
-        lacking = _start(turn, task, purse)
+        lacking = _start(turn, task, purse, sick)
         if lacking is not None:
             unpaid.append(lacking)
         if len(turn.events) > decided:
             purse = purse_of(turn.fold, turn.rules)
-    _do_without(turn, unpaid, purse)
+    # What waits for its next try, or for a route, may leave tokens, too.
+    if len(unpaid) == len(ready):
+        _do_without(turn, unpaid, purse)
+
+
+def in_order(fold: JobFold) -> list[TaskFold]:
+    """The ready tasks, in the order in which they are to start.
+
+    The longest chains first; then what waits for tokens, the most valuable first: it gets
+    what the others leave.
+    """
+    below = heights(fold)
+
+    def rank(task: TaskFold) -> tuple[bool, float, int, bool]:
+        waits = task.uid in fold.deferred
+        value = task.value.gain_per_1000_tokens if waits and task.value is not None else 0.0
+        return waits, -value, -below[task.uid], task.allotted == 0
+
+    return sorted(ready_tasks(fold), key=rank)
 
 
 def ready_tasks(fold: JobFold) -> list[TaskFold]:
@@ -93,7 +110,7 @@ def _say_whether_workers_answer(turn: Turn, closed_until: float) -> None:
         turn.change_state(fold.state, "tasks run")
 
 
-def _start(turn: Turn, task: TaskFold, purse: Purse) -> Unpaid | None:
+def _start(turn: Turn, task: TaskFold, purse: Purse, sick: frozenset[str]) -> Unpaid | None:
     """Starts one task if that is possible now; says so when it is not paid for."""
     attempts = turn.fold.attempts_of(task.uid)
     if attempts:
@@ -102,9 +119,15 @@ def _start(turn: Turn, task: TaskFold, purse: Purse) -> Unpaid | None:
             turn.wake(when)
             return None
     limit = limit_of(task, purse, turn.fold)
+    waits = turn.fold.deferred.get(task.uid)
+    if waits is not None:
+        # Cheap, for many may wait: what it needs is looked at again once nothing runs.
+        hopeless = limit < waits and any(True for _ in turn.fold.open_attempts())
+        if hopeless or _serves_what_waits(turn.fold, task):
+            return Unpaid(task, limit, waits)
     failed = frozenset(a.route for a in attempts if not a.refused)
     name, reason = choose_route(
-        task.task, turn.fold, turn.rules, turn.observed.routes, limit, failed
+        task.task, turn.fold, turn.rules, turn.observed.routes, limit, failed, sick
     )
     if not turn.route_state(name).ready:
         return None  # the driver decides again when a route's state changes
@@ -112,6 +135,8 @@ def _start(turn: Turn, task: TaskFold, purse: Purse) -> Unpaid | None:
     estimate = estimate_open(task, turn.fold, turn.rules, turn.rules.route(name))
     if limit < estimate.floor:
         return Unpaid(task, limit, estimate.floor)
+    if waits is not None:
+        _take_from_pool(turn, task, min(estimate.total, limit), purse)
     # What a grant has too much comes back when the call has settled, unless others
     # need it meanwhile.
     wanted = estimate.tight_grant if turn.fold.deferred else estimate.first_grant
@@ -124,6 +149,29 @@ def _start(turn: Turn, task: TaskFold, purse: Purse) -> Unpaid | None:
         route_reason=reason,
     )
     return None
+
+
+def _serves_what_waits(fold: JobFold, task: TaskFold) -> bool:
+    """Whether a task waits for tokens, and brings nothing but inputs of others that do."""
+    name = task.task.id
+    return bool(fold.created.items) and serves_only_others(
+        task.task, any(name in other.task.depends_on for other in fold.tasks.values())
+    )
+
+
+def _take_from_pool(turn: Turn, task: TaskFold, tokens: int, purse: Purse) -> None:
+    """Funds a task that waited for tokens and begins with those that others have left."""
+    lacks = tokens - purse.committed.get(task.uid, 0)
+    if lacks > 0:
+        turn.emit(
+            tokens_moved=job_pb2.TokensMoved(
+                to_task_uid=task.uid,
+                tokens=lacks,
+                reason="others left tokens, and it begins with them",
+                estimate=task.value,
+                pool_tokens=max(purse.pool, 0),
+            )
+        )
 
 
 def _do_without(turn: Turn, unpaid: Sequence[Unpaid], purse: Purse) -> None:

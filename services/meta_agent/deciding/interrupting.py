@@ -8,7 +8,8 @@ better (`retrying`).
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Set
 
 from google.protobuf.duration_pb2 import Duration
 
@@ -130,26 +131,42 @@ def obsolete_tasks(fold: JobFold) -> list[TaskFold]:
     Items that another task has answered from the source need no second answer. In a job
     of items, a task without any serves those that depend on it, and ends with the last.
     """
-    answered: dict[str, set[str]] = defaultdict(set)
     needed, once_needed = set[str](), set[str]()
+    wanted: Counter[str] = Counter()
     for task in fold.tasks.values():
         once_needed.update(task.task.depends_on)
         if not task.settled:
             needed.update(task.task.depends_on)
-        for item in task.result.items if task.result is not None else ():
-            if weight_of(item) >= 1.0:
-                answered[item.item_id].add(task.uid)
+        wanted.update(item.item_id for item in task.task.items)
+    answered = _answered(fold, {name for name, tasks in wanted.items() if tasks > 1})
     obsolete = []
     for task in fold.tasks.values():
         if task.settled or task.task.id in needed:
             continue
         if task.task.items:
-            over = all(answered[item.item_id] - {task.uid} for item in task.task.items)
+            over = all(_elsewhere(task, answered.get(i.item_id, ())) for i in task.task.items)
         else:
             over = bool(fold.created.items) and task.task.id in once_needed
         if over:
             obsolete.append(task)
     return obsolete
+
+
+def _answered(fold: JobFold, names: Set[str]) -> dict[str, list[TaskFold]]:
+    """Which tasks have answered these items from the source."""
+    answered: dict[str, list[TaskFold]] = defaultdict(list)
+    if not names:
+        return answered
+    for task in fold.tasks.values():
+        for item in task.result.items if task.result is not None else ():
+            if item.item_id in names and weight_of(item) >= 1.0:
+                answered[item.item_id].append(task)
+    return answered
+
+
+def _elsewhere(task: TaskFold, answerers: Iterable[TaskFold]) -> bool:
+    """Whether another task has answered; a later round asks again what an earlier one has."""
+    return any(other.uid != task.uid and other.generation >= task.generation for other in answerers)
 
 
 def _paces(fold: JobFold) -> Paces:

@@ -38,6 +38,7 @@ def choose_route(
     states: Mapping[str, RouteState],
     purse: int | None = None,
     failed: frozenset[str] = frozenset(),
+    sick: frozenset[str] | None = None,
 ) -> tuple[str, str]:
     """The route's name, and why.
 
@@ -48,6 +49,7 @@ def choose_route(
         states: Which of them can be called now; missing means ready.
         purse: Tokens the task can have; None when not known yet.
         failed: Routes on which this task has failed.
+        sick: `sick_routes` of the job, where many tasks are looked at; found when None.
     """
     default = rules.job_route(fold)
     if task.route in rules.routes:
@@ -56,7 +58,7 @@ def choose_route(
         return fold.created.policy.route, "the job's policy names it"
     if not is_on(fold.created.policy.routing):
         return default.name, "routing is off"
-    shunned = failed | sick_routes(fold.attempts.values())
+    shunned = failed | (sick_routes(fold.attempts.values()) if sick is None else sick)
     usable = [r for r in rules.routes.values() if _usable(r, states, shunned)]
     thinking = next((r for r in usable if r.reasoning and affords(task, r, rules, purse)), None)
     if thinking is not None:

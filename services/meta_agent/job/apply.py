@@ -99,7 +99,8 @@ def _task_admitted(fold: JobFold, event: job_pb2.JobEvent) -> JobFold:
         value=admitted.value if admitted.HasField("value") else None,
         redoes=admitted.redoes_task_uid,
     )
-    return replace(fold, tasks=put(fold.tasks, task.uid, task))
+    uids = fold.uids if task.task.id in fold.uids else put(fold.uids, task.task.id, task.uid)
+    return replace(fold, tasks=put(fold.tasks, task.uid, task), uids=uids)
 
 
 def _plan_closed(fold: JobFold, event: job_pb2.JobEvent) -> JobFold:

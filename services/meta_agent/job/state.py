@@ -162,6 +162,10 @@ class TaskFold:
         return self.state in TERMINAL_TASK_STATES
 
 
+def _no_names() -> Mapping[str, str]:
+    return MappingProxyType({})
+
+
 def _no_tokens() -> Mapping[str, int]:
     return MappingProxyType({})
 
@@ -187,6 +191,7 @@ class JobFold:
         unknown: Upper bound of what lost attempts may have spent.
         rows: The ledger, one row a call.
         tasks: By uid, in the order they were admitted.
+        uids: Of the tasks, by the id that each has in its plan.
         attempts: By (uid, number), in the order they were started.
         max_cost: Money it may spend, top-ups included; 0: no limit.
         deferred: Tasks that the budget does not pay for now, and what each needs.
@@ -215,6 +220,7 @@ class JobFold:
     shape: job_pb2.ShapeDecided | None = None
     brief: task_pb2.Brief | None = None
     tasks: Mapping[str, TaskFold] = field(default_factory=_frozen)
+    uids: Mapping[str, str] = field(default_factory=_no_names)
     attempts: Mapping[AttemptKey, AttemptFold] = field(default_factory=_frozen_attempts)
     plan_closed: job_pb2.PlanClosed | None = None
     unfunded: tuple[task_pb2.Missing, ...] = ()
@@ -259,16 +265,20 @@ class JobFold:
 
     def attempts_of(self, uid: str) -> list[AttemptFold]:
         """The attempts at one task, in order."""
-        return [a for a in self.attempts.values() if a.uid == uid]
+        found: list[AttemptFold] = []
+        # They are numbered from 1 without a gap, so no other task's are looked at.
+        while (attempt := self.attempts.get((uid, len(found) + 1))) is not None:
+            found.append(attempt)
+        return found
 
     def open_attempt(self, uid: str) -> AttemptFold | None:
         """The attempt at `uid` that is open; None when there is none."""
-        return next((a for a in self.open_attempts() if a.uid == uid), None)
+        return next((a for a in self.attempts_of(uid) if a.open), None)
 
     def has_succeeded(self, uid: str) -> bool:
         """Whether an attempt at `uid` brought all that was asked."""
-        return any(a.succeeded for a in self.attempts.values() if a.uid == uid)
+        return any(a.succeeded for a in self.attempts_of(uid))
 
     def task_by_id(self, task_id: str) -> TaskFold | None:
         """A task by the id it has in its plan."""
-        return next((t for t in self.tasks.values() if t.task.id == task_id), None)
+        return self.tasks.get(self.uids.get(task_id, ""))
