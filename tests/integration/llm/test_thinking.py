@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from hma.llm.base import Completion, Message, Prompt
-from hma.llm.routes import Routes
 from hma.llm.thinking import GRACE_TOKENS
 from hma.v1 import attempt_pb2
 from tests.integration.llm.attempts import (
@@ -18,6 +16,7 @@ from tests.integration.llm.attempts import (
     all_that_is_asked,
     at_most,
     is_exact,
+    profiled,
     total,
 )
 from tests.scripted_llm import Reply, ScriptedLLM, count
@@ -37,15 +36,6 @@ async def server() -> AsyncIterator[ScriptedLLM]:
 async def bench(server: ScriptedLLM) -> AsyncIterator[Bench]:
     async with Bench(server) as bench:
         yield bench
-
-
-def profiled(routes: Routes, **changes: Any) -> Routes:
-    """The same routes, whose models and servers can do something else."""
-    changed = {
-        name: replace(route, profile=replace(route.profile, **changes))
-        for name, route in routes.items()
-    }
-    return Routes(changed, routes.default.name, routes.retry)
 
 
 async def ask(bench: Bench, attempt: GrantedAttempt, **options: Any) -> Completion:
