@@ -183,12 +183,13 @@ class Completion:
         text: What was written, reasoning excluded; partial after "length" and "abort".
         tool_calls: The tools that the model wants called.
         finish_reason: "stop", "length", "tool_calls"; "abort" when the attempt was
-            stopped or the call ran into whitespace.
+            stopped, or the call ran into whitespace or thought for too long.
         usage: What the call cost.
         mean_logprob: Mean log-probability of the completion; 0 when not known.
         model: The model as the server names it.
         timings: When it ran.
         reasoning: The thoughts, where the server tells them apart.
+        max_tokens: Most completion tokens that it was given.
     """
 
     text: str
@@ -199,6 +200,13 @@ class Completion:
     model: str
     timings: Timings
     reasoning: str = ""
+    max_tokens: int = 0
+
+    @property
+    def only_thoughts(self) -> bool:
+        """It was cut, or ran out of tokens, while the model was still thinking."""
+        thought = bool(self.reasoning or self.usage.reasoning_tokens)
+        return thought and not self.text and self.finish_reason in ("length", "abort")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

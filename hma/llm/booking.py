@@ -32,6 +32,7 @@ class Call:
         purpose: What it is for.
         count: The size of its prompt.
         max_tokens: Most completion tokens; prompt and completion are within the grant.
+        items: Items of the task that it is about.
         start: When it was granted, seconds since the epoch.
         begin: The same moment by the monotonic clock.
         first_token: Seconds from `begin` to the first token; 0 before it.
@@ -42,6 +43,7 @@ class Call:
     purpose: attempt_pb2.CallPurpose.ValueType
     count: TokenCount
     max_tokens: int
+    items: int = 0
     start: float = field(default_factory=time.time)
     begin: float = field(default_factory=time.monotonic)
     first_token: float = 0.0
@@ -125,6 +127,7 @@ def row(
         finish_reason=finish if finish in FINISHED else "error",
         mean_logprob=collector.mean_logprob if collector else 0.0,
         max_tokens=call.count.tokens + call.max_tokens,
+        items=call.items,
     )
     written.start.FromNanoseconds(int(call.start * 1e9))
     written.duration.FromNanoseconds(int((time.monotonic() - call.begin) * 1e9))
@@ -145,6 +148,7 @@ def completion(
         model=collector.model or route.model,
         timings=Timings(call.start, time.monotonic() - call.begin, call.first_token),
         reasoning=collector.reasoning,
+        max_tokens=call.max_tokens,
     )
 
 

@@ -15,8 +15,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from hma import stopping
 from hma.errors import CallFailed
-from hma.llm import booking
+from hma.llm import booking, thinking
 from hma.llm.base import (
     LLM,
     CallBroken,
@@ -92,7 +93,14 @@ class _Request:
     min_completion: int
     on_text: Callable[[str], None] | None
     think: bool
+    answer: int
+    items: int
+    calls_left: int
     open: Call | None = None
+
+    def thoughts(self, call: Call) -> int:
+        """Most tokens of thoughts: what the answer leaves."""
+        return max(0, call.max_tokens - self.answer)
 
     def may_retry(self, failure: CallFailed) -> bool:
         # Text that was passed on cannot be taken back; the caller knows what of it is
@@ -141,6 +149,9 @@ class BudgetedLLM:
         min_completion: int,
         on_text: Callable[[str], None] | None = None,
         think: bool = False,
+        answer_tokens: int = 0,
+        items: int = 0,
+        calls_left: int = 0,
     ) -> Completion:
         """Makes one call; calls of the same attempt wait for each other.
 
@@ -154,11 +165,22 @@ class BudgetedLLM:
             min_completion: Fewest that are worth paying the prompt for.
             on_text: Gets the text as it comes. Without it the text goes to
                 `attempt.progress`; usage goes there in any case.
-            think: Let the model reason first, if the route does that.
+            think: Let the model reason first, if the route does that. Its thoughts are
+                limited to what the answer leaves of the completion; a call that thinks for
+                longer is cut, without a text. Where the server knows no such limit, more
+                is asked for than `max_completion`: the grant covers another call, for the
+                answer alone, as well (`hma.llm.thinking`).
+            answer_tokens: With `think`: completion tokens that the answer needs; 0:
+                `min_completion`.
+            items: Items of the task that the call is about; the same for each of its
+                tries.
+            calls_left: Calls that the attempt expects to make after it, re-asks not
+                counted; what its task holds beyond them may be given to others.
 
         Returns:
             The completion. `finish_reason` is "abort", with what there is, when the
-            attempt was stopped, its time ran out, or the text ran into white space.
+            attempt was stopped, its time ran out, the text ran into white space, or the
+            thoughts exceeded their limit (`only_thoughts`).
 
         Raises:
             CallFailed: BUDGET when the grant is denied or too small; else why the
@@ -176,6 +198,9 @@ class BudgetedLLM:
             min_completion,
             on_text,
             think and self.route.reasoning,
+            answer_tokens or min_completion,
+            items,
+            calls_left,
         )
         async with self._turn:
             again = retrying(
@@ -215,29 +240,48 @@ class BudgetedLLM:
         number = self._number + 1
         count = await self._count(request, number)
         room = self._room(request, count)
+        kept = self._kept(request, count)
         self._number = number
         intent = attempt_pb2.CallIntent(
             call=number,
             prompt_tokens=count.tokens,
-            max_completion_tokens=room,
-            min_completion_tokens=request.min_completion,
+            max_completion_tokens=room + kept,
+            min_completion_tokens=request.min_completion + kept,
             purpose=request.purpose,
+            items=request.items,
+            calls_left=request.calls_left,
         )
         if self._attempt.calls:
             intent.previous.CopyFrom(self._attempt.calls[-1])
         grant = await self._attempt.ask(intent)
-        max_tokens = min(room, grant.tokens - count.tokens)
+        max_tokens = min(room, grant.tokens - count.tokens - kept)
         if grant.denied or max_tokens < request.min_completion:
             reason = grant.reason or "The tokens that are left do not pay for another call."
             raise CallFailed(reason, common_pb2.FAILURE_CLASS_BUDGET)
-        return Call(number=number, purpose=request.purpose, count=count, max_tokens=max_tokens)
+        return Call(
+            number=number,
+            purpose=request.purpose,
+            count=count,
+            max_tokens=max_tokens,
+            items=request.items,
+        )
 
     async def _count(self, request: _Request, number: int) -> TokenCount:
         bound = byte_bound(request.prompt)
+        count = TokenCount(bound, exact=False)
         most = bound + request.max_completion
-        if most <= self._attempt.held(number) and most <= self.route.context_tokens:
-            return TokenCount(bound, exact=False)
-        return await self._llm.count_tokens(self.route, request.prompt, think=request.think)
+        covered = most + self._kept(request, count) <= self._attempt.held(number)
+        if covered and most <= self.route.context_tokens:
+            return count
+        # When the attempt is stopped meanwhile, asking for a grant says so.
+        counting = self._llm.count_tokens(self.route, request.prompt, think=request.think)
+        return await stopping.unless(self._attempt.stop, counting) or count
+
+    def _kept(self, request: _Request, count: TokenCount) -> int:
+        """What of a grant is not for this call but for the answer after its thoughts."""
+        if not request.think:
+            return 0
+        return thinking.kept_for_the_answer(self.route, count.tokens, request.answer)
 
     def _room(self, request: _Request, count: TokenCount) -> int:
         """Most completion tokens that the context has room for."""
@@ -269,7 +313,7 @@ class BudgetedLLM:
                 async for chunk in stream:
                     collector.add(chunk)
                     self._report(request, call, collector, chunk)
-                    if collector.runaway:
+                    if collector.runaway or self._overthinks(request, call, collector):
                         cutter.cut()
             except CallFailed:
                 if not cutter.fired:
@@ -280,13 +324,16 @@ class BudgetedLLM:
         finish = "error" if collector.finish_reason == "abort" else collector.finish_reason
         return usage, "abort" if cut else finish
 
+    def _overthinks(self, request: _Request, call: Call, collector: Collector) -> bool:
+        return request.think and thinking.exceeds(self.route, collector, request.thoughts(call))
+
     def _options(self, request: _Request, call: Call) -> CallOptions:
         ref = self._attempt.ref
         return CallOptions(
             max_tokens=call.max_tokens,
             think=request.think,
             priority=self._attempt.priority,
-            think_tokens=max(0, call.max_tokens - request.min_completion),
+            think_tokens=request.thoughts(call),
             headers={
                 "x-hma-job": ref.job_id,
                 "x-hma-call": f"{ref.task_uid}/{ref.attempt}/{call.number}",

@@ -33,6 +33,7 @@ class Collector:
         self._tools: dict[int, ToolCall] = {}
         self._logprob_sum = 0.0
         self._logprobs = 0
+        self._thoughts = 0
         self._blank_run = 0
         self._longest_run = _RUN_UNDER_SCHEMA if constrained else _RUN_IN_TEXT
 
@@ -52,6 +53,17 @@ class Collector:
         return tuple(self._tools[index] for index in sorted(self._tools))
 
     @property
+    def answering(self) -> bool:
+        """Something besides thoughts has come."""
+        return bool(self._parts or self._tools)
+
+    @property
+    def thought_tokens(self) -> int:
+        """Tokens of thoughts so far: as counted, or one for each piece of them at least."""
+        counted = self.usage.reasoning_tokens if self.usage is not None else 0
+        return max(counted, self._thoughts)
+
+    @property
     def mean_logprob(self) -> float:
         """Mean log-probability of the completion; 0 when not known."""
         return self._logprob_sum / self._logprobs if self._logprobs else 0.0
@@ -69,6 +81,7 @@ class Collector:
             whole = blank == len(chunk.text)
             self._blank_run = self._blank_run + blank if whole else blank
         self.reasoning += chunk.reasoning
+        self._thoughts += bool(chunk.reasoning)
         self.usage = chunk.usage or self.usage
         self.finish_reason = chunk.finish_reason or self.finish_reason
         self.model = chunk.model or self.model

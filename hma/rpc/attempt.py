@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 
+from hma import stopping
 from hma.rpc.outbox import Outbox
 from hma.v1 import analyst_pb2, attempt_pb2, common_pb2
 
 StopReason = attempt_pb2.StopReason
+T = TypeVar("T")
 
 
 class AttemptStopped(Exception):
@@ -112,6 +115,17 @@ class Attempt:
             self._news.clear()
             await self._news.wait()
             self._raise_if_stopped()
+
+    async def unless_stopped(self, work: Coroutine[Any, Any, T]) -> T:
+        """Does work that costs no tokens; see `hma.stopping.unless`.
+
+        Raises:
+            AttemptStopped: The attempt was stopped first; the work was cancelled.
+        """
+        done = await stopping.unless(self.stop, work)
+        if done is None:
+            raise AttemptStopped(self.stop_reason)
+        return done
 
     def progress(
         self,

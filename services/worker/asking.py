@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from hma.errors import CallFailed
-from hma.llm.base import CallBroken, Message, Prompt, ToolCall
+from hma.llm.base import CallBroken, Completion, Message, Prompt, ToolCall
 from hma.llm.budgeted import BudgetedLLM
 from hma.rpc.attempt import Attempt, AttemptStopped
 from hma.text.tokens import approximate_tokens
@@ -36,6 +36,9 @@ _PROSE_PROMPTS = 4
 
 _MARGIN = 64
 _TOOL_SIZE = Size(most=200, least=16)
+_TOO_DEAR = "The tokens did not pay for thoughts; it was answered without them."
+_NO_ROOM = "The model's context had no room for thoughts; it was answered without them."
+_TOO_LONG = "The model thought for too long and was asked to answer at once."
 
 Purpose: TypeAlias = attempt_pb2.CallPurpose.ValueType
 Builder: TypeAlias = Callable[[Sequence[Excerpt]], Prompt]
@@ -52,6 +55,8 @@ class Asked:
         whole: The model came to an end by itself.
         cut_by: What ended the call before the model did; None when nothing but its own
             length did.
+        cut_at: Completion tokens, thoughts not counted, at which the text was cut; 0 when
+            its length did not end it.
         tool_calls: The tools that it wants called.
     """
 
@@ -60,7 +65,25 @@ class Asked:
     logprob: float
     whole: bool = False
     cut_by: CallFailed | AttemptStopped | None = None
+    cut_at: int = 0
     tool_calls: tuple[ToolCall, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """What a call is for.
+
+    Attributes:
+        purpose: The ledger's class of spending.
+        size: Completion tokens, thoughts not counted.
+        items: How many items it is about.
+        calls_left: Calls that the attempt expects to make after it.
+    """
+
+    purpose: Purpose
+    size: Size
+    items: int
+    calls_left: int
 
 
 class Asker:
@@ -71,6 +94,7 @@ class Asker:
         attempt: Says what is granted already, and when to stop.
         source: What it reads.
         llm: Makes calls within grants.
+        note: Gets remarks that belong into the result.
 
     Attributes:
         findings: What tools have answered so far; part of every later prompt.
@@ -82,6 +106,7 @@ class Asker:
         attempt: Attempt,
         source: Source,
         llm: BudgetedLLM,
+        note: Callable[[str], None],
     ) -> None:
         self.findings: list[tuple[str, str]] = []
         self._start = start
@@ -89,9 +114,11 @@ class Asker:
         self._attempt = attempt
         self._source = source
         self._llm = llm
+        self._note = note
         self._profile = llm.route.profile
         self._plain = self._profile.answer_style == "plain"
         self._short_of_tokens = False
+        self._thoughts = self._profile.think_tokens if llm.route.reasoning else 0
 
     async def items(
         self,
@@ -99,6 +126,8 @@ class Asker:
         size: Size,
         purpose: Purpose,
         faults: Sequence[str] = (),
+        *,
+        calls_left: int = 0,
     ) -> Asked:
         """Asks for items as JSON."""
         schema = answer_schema(self._task, [item.item_id for item in items], size)
@@ -106,15 +135,17 @@ class Asker:
         def build(excerpts: Sequence[Excerpt]) -> Prompt:
             return Prompt(self._messages(items, excerpts, faults=faults), schema=schema)
 
-        return await self._ask(build, items, size, purpose)
+        return await self._ask(build, items, size, purpose, calls_left)
 
-    async def plainly(self, item: task_pb2.Item, size: Size, purpose: Purpose) -> Asked:
+    async def plainly(
+        self, item: task_pb2.Item, size: Size, purpose: Purpose, *, calls_left: int = 0
+    ) -> Asked:
         """Asks for one item as plain text."""
 
         def build(excerpts: Sequence[Excerpt]) -> Prompt:
             return plain_prompt(self._task, item, excerpts, self._examples)
 
-        return await self._ask(build, [item], size, purpose)
+        return await self._ask(build, [item], size, purpose, calls_left)
 
     async def object(
         self,
@@ -130,9 +161,9 @@ class Asker:
             messages = self._messages(items, excerpts, own_schema=schema, faults=faults)
             return Prompt(messages, schema=schema)
 
-        return await self._ask(build, items, size, purpose)
+        return await self._ask(build, items, size, purpose, 0)
 
-    async def tools(self, items: Sequence[task_pb2.Item]) -> Asked:
+    async def tools(self, items: Sequence[task_pb2.Item], *, calls_left: int) -> Asked:
         """Asks which tools to call; no answers yet."""
         specs = specs_of(self._task.tools)
 
@@ -140,9 +171,8 @@ class Asker:
             asked = tool_message(self._task, items, self._material(excerpts))
             return Prompt((self._shared, asked), tools=specs)
 
-        return await self._ask(
-            build, items, _TOOL_SIZE, attempt_pb2.CALL_PURPOSE_TOOL, may_think=False
-        )
+        tool = attempt_pb2.CALL_PURPOSE_TOOL
+        return await self._ask(build, items, _TOOL_SIZE, tool, calls_left, may_think=False)
 
     # ---- the call
 
@@ -152,23 +182,49 @@ class Asker:
         items: Sequence[task_pb2.Item],
         size: Size,
         purpose: Purpose,
+        calls_left: int,
         *,
         may_think: bool = True,
     ) -> Asked:
-        """Makes the call; with less material when it does not fit or cannot be paid."""
+        """Makes the call; without thoughts or with less material if it has to be so.
+
+        A call that was all thoughts is followed by one that answers without them.
+        """
         room = self._room(items, size)
+        overthought = False
         while True:
-            excerpts = await self._excerpts(items, room)
+            excerpts = await self._attempt.unless_stopped(self._excerpts(items, room))
             least = size.least if not self._short_of_tokens else -(-size.least // len(items))
-            bounds = Size(size.most, least)
+            call = _Call(purpose, Size(size.most, least), len(items), calls_left)
+            thoughts = self._thoughts if may_think else 0
             try:
-                return await self._call(build(excerpts), excerpts, bounds, purpose, may_think)
+                completion = await self._complete(build(excerpts), call, thoughts)
+            except CallBroken as error:
+                return Asked(error.partial, excerpts, self._last_logprob, cut_by=error)
             except CallFailed as error:
-                shown = sum(excerpt.tokens for excerpt in excerpts)
-                smaller = self._smaller(error, shown)
+                if thoughts and error.failure_class == common_pb2.FAILURE_CLASS_BUDGET:
+                    self._stop_thinking(_TOO_DEAR)
+                    continue
+                smaller = self._smaller(error, sum(excerpt.tokens for excerpt in excerpts))
+                if smaller is None and thoughts and _is_too_long(error):
+                    self._stop_thinking(_NO_ROOM)
+                    smaller = self._room(items, size)
+                if smaller is None and overthought:
+                    raise _after_thoughts(error) from error
                 if smaller is None:
                     raise
                 room = smaller
+                continue
+            if thoughts and completion.only_thoughts and not self._attempt.stop.is_set():
+                self._stop_thinking(_TOO_LONG)
+                overthought, purpose = True, attempt_pb2.CALL_PURPOSE_REASK
+                continue
+            return self._asked(completion, excerpts)
+
+    def _stop_thinking(self, why: str) -> None:
+        """For the rest of the attempt: what did not go well once would cost as much again."""
+        self._thoughts = 0
+        self._note(why)
 
     def _smaller(self, error: CallFailed, shown: int) -> int | None:
         """Room for another try of a call that cost nothing; None: there is no use in it.
@@ -180,45 +236,41 @@ class Asker:
         if error.failure_class == common_pb2.FAILURE_CLASS_BUDGET and not self._short_of_tokens:
             self._short_of_tokens = True
             return _LEAST_ROOM
-        too_long = error.failure_class == common_pb2.FAILURE_CLASS_CONTEXT_OVERFLOW
-        if not too_long or shown < _LEAST_ROOM or self._by_sentence:
+        if not _is_too_long(error) or shown < _LEAST_ROOM or self._by_sentence:
             return None
         return shown // 2
 
-    async def _call(
-        self,
-        prompt: Prompt,
-        excerpts: Sequence[Excerpt],
-        size: Size,
-        purpose: Purpose,
-        may_think: bool,
-    ) -> Asked:
-        think = self._thoughts if may_think else 0
-        # A server that does not end thoughts by itself could spend all on them.
-        unbounded = 0 if self._profile.honours_think_budget else think // 2
-        try:
-            completion = await self._llm.complete(
-                prompt,
-                purpose=purpose,
-                max_completion=size.most + think,
-                min_completion=size.least + unbounded,
-                think=think > 0,
-            )
-        except CallBroken as error:
-            return Asked(error.partial, excerpts, self._last_logprob, cut_by=error)
+    async def _complete(self, prompt: Prompt, call: _Call, thoughts: int) -> Completion:
+        least = call.size.least
+        if thoughts:
+            # Half an answer after whole thoughts is a waste: the answer is never clamped.
+            # Where a server does not end thoughts by itself, short ones would mostly be
+            # cut, and cut thoughts are lost.
+            share = 4 if self._profile.honours_think_budget else 2
+            least = call.size.most + -(-thoughts // share)
+        return await self._llm.complete(
+            prompt,
+            purpose=call.purpose,
+            max_completion=call.size.most + thoughts,
+            min_completion=least,
+            think=thoughts > 0,
+            answer_tokens=call.size.most,
+            items=call.items,
+            calls_left=call.calls_left,
+        )
+
+    def _asked(self, completion: Completion, excerpts: Sequence[Excerpt]) -> Asked:
         stopped = completion.finish_reason == "abort" and self._attempt.stop.is_set()
+        cut = completion.finish_reason == "length"
         return Asked(
             completion.text,
             excerpts,
             completion.mean_logprob,
             completion.finish_reason == "stop",
             AttemptStopped(self._attempt.stop_reason) if stopped else None,
-            completion.tool_calls,
+            cut_at=max(completion.max_tokens - completion.usage.reasoning_tokens, 1) if cut else 0,
+            tool_calls=completion.tool_calls,
         )
-
-    @property
-    def _thoughts(self) -> int:
-        return self._profile.think_tokens if self._llm.route.reasoning else 0
 
     @property
     def _last_logprob(self) -> float:
@@ -292,3 +344,16 @@ class Asker:
             # The estimate behind `room` is rough: what it misses is asked for.
             wanted = min(wanted, max(held - size.most - fixed, _LEAST_ROOM))
         return max(min(wanted, context - size.most - self._thoughts - fixed - _MARGIN), 0)
+
+
+def _is_too_long(error: CallFailed) -> bool:
+    return error.failure_class == common_pb2.FAILURE_CLASS_CONTEXT_OVERFLOW
+
+
+def _after_thoughts(error: CallFailed) -> CallFailed:
+    """Why there is no answer after thoughts that were cut."""
+    return CallFailed(
+        f"The model thought for too long, and answering without thoughts failed: {error.message}",
+        error.failure_class,
+        retry_after=error.retry_after,
+    )

@@ -65,6 +65,11 @@ def is_prose(task: task_pb2.Task) -> bool:
     return task.kind in PROSE_KINDS
 
 
+def longest_answer(size: Size) -> int:
+    """Most characters of an answer under the schema, which closes it there: it may be cut."""
+    return min(size.most * _CHARACTERS_PER_TOKEN, _MAX_LENGTH)
+
+
 def answer_schema(task: task_pb2.Task, item_ids: Sequence[str], size: Size) -> dict[str, Any]:
     """The schema of one call's output.
 
@@ -74,10 +79,9 @@ def answer_schema(task: task_pb2.Task, item_ids: Sequence[str], size: Size) -> d
         size: Bounds the length of the answers.
     """
     shape = _shape(task)
-    characters = min(size.most * _CHARACTERS_PER_TOKEN, _MAX_LENGTH)
     item: dict[str, Any] = {
         "id": {"type": "string", "enum": list(item_ids)},
-        "answer": {"type": "string", "maxLength": characters},
+        "answer": {"type": "string", "maxLength": longest_answer(size)},
     }
     if shape.evidence:
         item["evidence"] = {"type": "string", "maxLength": shape.evidence}

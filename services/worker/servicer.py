@@ -11,14 +11,14 @@ import grpc
 from hma.llm.base import LLM
 from hma.llm.budgeted import BudgetedLLM
 from hma.llm.routes import Routes
-from hma.rpc.attempt import Attempt
+from hma.rpc.attempt import Attempt, AttemptStopped
 from hma.rpc.attempt_server import AttemptTiming, serve_attempt
 from hma.rpc.reporter import ReportSink
 from hma.rpc.slots import Slots
 from hma.v1 import attempt_pb2, common_pb2, worker_pb2, worker_pb2_grpc
 from services.worker.execution import Execution
 from services.worker.metrics import WorkerMetrics
-from services.worker.reading import Library
+from services.worker.reading import Library, Source
 
 
 class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
@@ -88,10 +88,23 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
             # First of all: an unknown route fails before anything is fetched.
             llm = BudgetedLLM(self._llm, self._routes, attempt)
             attempt.progress(phase="reading")
-            source = await self._library.open(
-                start.attempt.ref.job_id, start.documents, start.section_ids
-            )
+            source = await _open(self._library, start, attempt)
             result = await Execution(start, attempt, source, llm).run()
         finally:
             self._metrics.record(result, attempt.calls, time.monotonic() - begin)
         return result
+
+
+async def _open(library: Library, start: worker_pb2.ExecuteStart, attempt: Attempt) -> Source:
+    """What the task reads; nothing when it is stopped first.
+
+    Raises:
+        hma.errors.HmaError: A document is not there, or cannot be fetched now.
+    """
+    job_id = start.attempt.ref.job_id
+    try:
+        return await attempt.unless_stopped(
+            library.open(job_id, start.documents, start.section_ids)
+        )
+    except AttemptStopped:
+        return Source(())

@@ -66,7 +66,9 @@ class Output:
     condition: Condition
 
 
-def read_drafts(text: str, item_ids: Sequence[str], *, prose: bool = False) -> Drafts:
+def read_drafts(
+    text: str, item_ids: Sequence[str], *, prose: bool = False, longest: int = 0
+) -> Drafts:
     """Reads `{"items": [{"id", "answer", "evidence"}], "notes"}`, whole or cut.
 
     Args:
@@ -74,12 +76,16 @@ def read_drafts(text: str, item_ids: Sequence[str], *, prose: bool = False) -> D
         item_ids: The ids that were asked; others are dropped, the first of two wins.
         prose: Keep an answer that was still being written, up to its last whole sentence.
             Never for look-ups: half a name is a wrong answer.
+        longest: Characters at which the schema closed an answer, so that one as long
+            counts as cut; 0: it did not.
     """
     found = recover(text)
     ids = {item_id.casefold(): item_id for item_id in item_ids}
     drafts: dict[str, Draft] = {}
     for entry in _entries(found):
         draft = _draft(entry, ids)
+        if draft is not None and longest and _reaches(entry, longest):
+            draft = _cut_after_a_sentence(draft) if prose else None
         if draft is not None:
             drafts.setdefault(draft.item_id, draft)
     if prose and found.condition is Condition.TRUNCATED:
@@ -112,6 +118,9 @@ def read_output(text: str, schema: Mapping[str, Any]) -> Output:
         faults = tuple(dict.fromkeys(_fault(error) for error in errors))
     except (RecursionError, Unresolvable):
         return Output(value, ("its schema cannot be applied",), found.condition)
+    if found.condition is Condition.TRUNCATED:
+        # What has closed may satisfy the schema and still be half of a list.
+        faults = ("it was cut off before its end", *faults)
     return Output(value, faults[:10], found.condition)
 
 
@@ -161,12 +170,19 @@ def _draft(entry: Any, ids: Mapping[str, str]) -> Draft | None:
     return Draft(item_id, clean(str(answer)), clean(evidence) if isinstance(evidence, str) else "")
 
 
+def _reaches(entry: Mapping[str, Any], longest: int) -> bool:
+    answer = entry["answer"]
+    return isinstance(answer, str) and len(answer) >= longest
+
+
 def _open_draft(found: Recovered, ids: Mapping[str, str]) -> Draft | None:
     """The item that was being written when the text ended, cut after a whole sentence."""
     entries = list(_entries(Recovered(found.condition, found.open_text)))
     draft = _draft(entries[-1], ids) if entries else None
-    if draft is None:
-        return None
+    return _cut_after_a_sentence(draft) if draft is not None else None
+
+
+def _cut_after_a_sentence(draft: Draft) -> Draft | None:
     answer = whole_sentences(draft.answer)
     return Draft(draft.item_id, answer, cut=True) if answer else None
 

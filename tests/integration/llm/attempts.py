@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 from hma.llm.budgeted import BudgetedLLM
 from hma.llm.openai_compatible import OpenAICompatible
+from hma.llm.routes import Routes
 from hma.llm.settings import LlmSettings
 from hma.settings import Seconds
 from hma.v1 import attempt_pb2, common_pb2
@@ -98,6 +101,15 @@ class GrantedAttempt:
     def most(self) -> int:
         """Tokens that the attempt can have cost."""
         return sum(total(call.usage) for call in self.calls)
+
+
+def profiled(routes: Routes, **changes: Any) -> Routes:
+    """The same routes, whose models and servers can do something else."""
+    changed = {
+        name: replace(route, profile=replace(route.profile, **changes))
+        for name, route in routes.items()
+    }
+    return Routes(changed, routes.default.name, routes.retry)
 
 
 def total(usage: common_pb2.Usage) -> int:

@@ -320,6 +320,27 @@ async def test_a_broken_call_is_booked_and_asked_for_again(bench: Bench, fault: 
     assert attempt.exact <= bench.server.total_tokens <= attempt.most
 
 
+async def test_a_call_says_what_it_is_about_on_every_try_and_in_the_ledger(bench: Bench) -> None:
+    bench.server.script = [Reply(text=LONG, disconnect_after=5), refuse(503)]
+    attempt = GrantedAttempt()
+    await ask(bench, attempt, items=3, calls_left=2)
+    assert [(intent.items, intent.calls_left) for intent in attempt.intents] == [(3, 2)] * 2
+    assert [row.items for row in attempt.calls] == [3, 3]
+    assert [call.status for call in bench.server.calls] == [200, 503, 200]
+
+
+async def test_a_stop_while_the_prompt_is_counted_ends_the_waiting(bench: Bench) -> None:
+    bench.server.delay["/tokenize"] = 5.0
+    attempt = GrantedAttempt(at_most(0))
+    calling = asyncio.create_task(fails(bench, attempt))
+    await asyncio.sleep(0.1)  # the count is on its way, and nothing tells
+    begin = time.monotonic()
+    attempt.stop.set()
+    await calling
+    assert time.monotonic() - begin < 0.5
+    assert bench.server.calls == []
+
+
 async def test_a_broken_call_is_not_retried_without_a_grant_for_it(bench: Bench) -> None:
     bench.server.script = [Reply(text=LONG, disconnect_after=5)]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,6 +31,7 @@ from hma.v1 import (
 from services.worker.metrics import WorkerMetrics
 from services.worker.reading import Library
 from services.worker.servicer import WorkerServicer
+from tests.integration.llm.attempts import profiled
 from tests.scripted_llm import ScriptedLLM
 
 Grants = Callable[[attempt_pb2.CallIntent], attempt_pb2.Grant]
@@ -47,16 +48,25 @@ def nothing(intent: attempt_pb2.CallIntent) -> attempt_pb2.Grant:
     return attempt_pb2.Grant(call=intent.call, denied=True, reason="no tokens are left")
 
 
+def least(intent: attempt_pb2.CallIntent) -> attempt_pb2.Grant:
+    """Pays for the least that the call is worth: others wait for tokens."""
+    tokens = intent.prompt_tokens + intent.min_completion_tokens
+    return attempt_pb2.Grant(call=intent.call, tokens=tokens)
+
+
 class Documents(meta_agent_pb2_grpc.InternalServiceServicer):
     """The MetaAgent's side: serves documents, keeps late reports."""
 
     def __init__(self, contents: dict[str, str]) -> None:
         self.contents = contents
         self.reads = 0
+        self.hold = asyncio.Event()
+        self.hold.set()
         self.reports: list[meta_agent_pb2.ReportAttemptRequest] = []
 
     async def ReadDocument(self, request: Any, context: Any) -> Any:
         self.reads += 1
+        await self.hold.wait()
         yield meta_agent_pb2.ReadDocumentResponse(chunk=self.contents[request.document_id].encode())
 
     async def ReportAttempt(self, request: Any, context: Any) -> Any:
@@ -141,9 +151,19 @@ async def open_shop(
     documents: dict[str, str] | None = None,
     places: int = 20,
     profile: str = "standard",
+    changes: Mapping[str, Any] | None = None,
     **llm_options: Any,
 ) -> AsyncIterator[Shop]:
-    """A Worker that serves until the context is left."""
+    """A Worker that serves until the context is left.
+
+    Args:
+        script: What the model says.
+        documents: Contents by id.
+        places: Attempts at once.
+        profile: Preset of the routes.
+        changes: Fields of the profile that differ.
+        llm_options: Of `ScriptedLLM`.
+    """
     async with AsyncExitStack() as stack:
         llm = await stack.enter_async_context(ScriptedLLM(script, **llm_options))
         internal = Documents(documents or {})
@@ -158,7 +178,9 @@ async def open_shop(
         slots = await stack.enter_async_context(Slots(places, grace=2))
         servicer = WorkerServicer(
             client,
-            llm.routes(profile=profile, context_tokens=llm.context_tokens),
+            profiled(
+                llm.routes(profile=profile, context_tokens=llm.context_tokens), **changes or {}
+            ),
             Library(DocumentReader(home, 1 << 20), 1 << 20),
             slots,
             internal,

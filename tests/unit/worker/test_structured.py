@@ -55,6 +55,47 @@ def test_prose_that_is_cut_keeps_whole_sentences_only(
         assert not draft.cut or draft.answer[-1] in ".!?…"
 
 
+AWKWARD: list[tuple[str, str]] = [
+    ("1764", 'He said "1764".'),
+    ('She said: "no {items}: [1, 2]", and left.', "back\\slash\\"),
+    ("für 1.085 °C … 🦊🦊", "tab\tand\nline"),
+    ("12", ""),
+    ('{"id": "q1", "answer": "inner"}', '"}]}'),
+    ("Dr. Hale. Of course! Yes? 3.5 times.", "null"),
+]
+
+
+@pytest.mark.parametrize("ascii_only", [False, True])
+@pytest.mark.parametrize("prose", [False, True])
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize("numbers", [False, True])
+def test_a_reply_cut_at_any_position_says_nothing_that_the_whole_does_not(
+    ascii_only: bool, prose: bool, indent: int | None, numbers: bool
+) -> None:
+    ids = [f"q{n}" for n in range(1, len(AWKWARD) + 1)]
+    entries = [
+        {"id": i, "answer": int(a) if numbers and a.isdigit() else a, "evidence": e}
+        for i, (a, e) in zip(ids, AWKWARD, strict=True)
+    ]
+    text = json.dumps({"items": entries, "notes": "none"}, ensure_ascii=ascii_only, indent=indent)
+    whole = {i: clean(a) for i, (a, _) in zip(ids, AWKWARD, strict=True)}
+    before = 0
+    for end in range(len(text) + 1):
+        drafts = read_drafts(text[:end], ids, prose=prose).items
+        assert [draft.item_id for draft in drafts] == ids[: len(drafts)]
+        for draft in drafts:
+            if draft.cut:
+                assert prose
+                assert whole[draft.item_id].startswith(draft.answer)
+                assert draft.answer[-1] in ".!?…"
+            else:
+                assert draft.answer == whole[draft.item_id]
+        closed = sum(not draft.cut for draft in drafts)
+        assert closed >= before, "what has closed stays"
+        before = closed
+    assert before == len(ids)
+
+
 @given(st.text(max_size=200))
 def test_whatever_the_text_is_only_asked_ids_come_back_each_once(text: str) -> None:
     drafts = read_drafts('{"items": [' + text, ["q1", "q2"]).items
@@ -68,6 +109,18 @@ def test_look_up_that_is_cut_is_dropped_even_after_a_full_stop() -> None:
     assert read_drafts(text, ["q1"]).items == ()
     (draft,) = read_drafts(text, ["q1"], prose=True).items
     assert (draft.answer, draft.cut) == ("Built by Dr.", True)
+
+
+@pytest.mark.parametrize("length", [9, 10, 11])
+def test_answer_that_reaches_the_schemas_limit_counts_as_cut(length: int) -> None:
+    text = json.dumps({"items": [{"id": "q1", "answer": "One is. Two"[:length].ljust(length)}]})
+    looked_up = read_drafts(text, ["q1"], longest=10).items
+    written_ = read_drafts(text, ["q1"], prose=True, longest=10).items
+    if length < 10:
+        assert [(d.answer, d.cut) for d in looked_up] == [("One is. T", False)]
+    else:
+        assert looked_up == ()
+        assert [(d.answer, d.cut) for d in written_] == [("One is.", True)]
 
 
 def test_items_that_were_not_asked_are_dropped_and_the_first_of_two_wins() -> None:
@@ -131,6 +184,13 @@ def test_own_schema_is_checked_and_what_closed_is_kept() -> None:
     late = read_output('{"who": "Anna", "year": 17', SCHEMA)
     assert late.value == {"who": "Anna"}
     assert late.faults
+
+
+def test_own_schema_that_holds_for_what_closed_does_not_make_a_cut_text_whole() -> None:
+    lists = {"type": "object", "properties": {"names": {"type": "array"}}}
+    output = read_output('{"names": ["Anna", "Ma', lists)
+    assert output.value == {"names": ["Anna"]}
+    assert output.faults == ("it was cut off before its end",)
 
 
 def test_fault_names_the_place_and_never_the_text() -> None:
