@@ -39,6 +39,9 @@ PAGE = 500
 LOOK_AGAIN = 5.0
 """Seconds after which a driver looks, though nothing has happened."""
 
+OWN_COMMIT = 0.002
+"""Seconds in which a driver has usually folded what it has just committed."""
+
 PROGRESS_INTERVAL = 0.25
 """Seconds between two snapshots of what runs."""
 
@@ -243,15 +246,16 @@ class JobDriver:
                 self._show()
 
     async def _listen(self) -> None:
-        """Turns notifications about the log into news."""
+        """Turns notifications about the log into news, each once."""
         notifications, job_id = self._around.notifications, self._claimed.job_id
+        told = self._claimed.version
         while True:
-            version = max(self._fold.version, self._claimed.version)
+            version = max(self._fold.version, told)
             if await notifications.wait(job_id, version, LOOK_AGAIN):
-                # What the driver commits itself is folded by then, and is no news. Until
-                # the step that follows has read the others', this would spin.
-                await asyncio.sleep(0.02)
-                if notifications.known(job_id) > self._fold.version:
+                # What the driver commits itself is folded by then, and is no news.
+                await asyncio.sleep(OWN_COMMIT)
+                told = notifications.known(job_id)
+                if told > self._fold.version:
                     self._news.set()
 
     def _show(self) -> None:

@@ -8,10 +8,10 @@ import re
 
 import pytest
 
-import hma
 from hma import errors
 from hma.v1 import attempt_pb2, common_pb2, job_pb2, task_pb2
-from tests.integration.system.whole import Whole, open_whole
+from tests.integration.system.ledger import agrees
+from tests.integration.system.whole import open_whole
 from tests.scripted_llm import Call, Reply, Rule, refuse, say
 
 MILLS = ("mills.md", "# Mills\n\nThe mill was built in 1764. Anna Hale paid for it.\n")
@@ -33,22 +33,6 @@ PLAN = {
         {"do": "Compare them.", "in": [], "after": [1], "size": "medium", "kind": "write"},
     ],
 }
-
-
-def agrees(job: hma.Job, whole: Whole) -> None:
-    """The ledger against the server's own count (SPINE, section 4)."""
-    ledger = job.ledger
-    assert ledger.spent_tokens <= ledger.budget_tokens
-    rows = ledger.rows
-    exact = sum(
-        row.call.usage.prompt_tokens + row.call.usage.completion_tokens
-        for row in rows
-        if row.call.usage.accuracy == common_pb2.ACCURACY_EXACT
-    )
-    most = ledger.spent_tokens + ledger.unknown_tokens
-    assert exact <= whole.llm.total_tokens <= most <= ledger.budget_tokens
-    assert ledger.outstanding_tokens == 0
-    assert sum(row.call.max_tokens for row in rows) >= ledger.spent_tokens
 
 
 async def test_weak_model_gets_one_question_a_call_and_every_token_is_in_the_ledger(

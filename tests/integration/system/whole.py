@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -21,7 +21,13 @@ from hma.rpc.interceptor import AccessMetrics, RpcInterceptor
 from hma.rpc.reporter import Reporter
 from hma.rpc.slots import Slots
 from hma.settings import Secret
-from hma.v1 import analyst_pb2_grpc, reducer_pb2_grpc, worker_pb2_grpc
+from hma.v1 import (
+    analyst_pb2_grpc,
+    job_pb2,
+    meta_agent_pb2_grpc,
+    reducer_pb2_grpc,
+    worker_pb2_grpc,
+)
 from services.analyst.servicer import AnalystServicer
 from services.meta_agent.__main__ import rules_of, services_of
 from services.meta_agent.driving.capacity import Capacity
@@ -33,6 +39,10 @@ from services.meta_agent.driving.route_watch import RouteWatch
 from services.meta_agent.driving.streams import Services
 from services.meta_agent.edge.status import Peer, StatusBoard
 from services.meta_agent.edge.watch import Watches
+from services.meta_agent.job.state import JobFold
+from services.meta_agent.recording.benchmark_log import BenchmarkLog
+from services.meta_agent.recording.fleet_metrics import FleetCounters, FleetPage
+from services.meta_agent.recording.recorder import Recorder
 from services.meta_agent.settings import MetaAgentSettings
 from services.meta_agent.store.ids import new_replica_id
 from services.meta_agent.store.store import Store, open_store
@@ -42,15 +52,37 @@ from services.worker.reading import Library
 from services.worker.servicer import WorkerServicer
 from tests.scripted_llm import ScriptedLLM
 
+Observer = Callable[[job_pb2.JobEvent, JobFold, JobFold], None]
+
 
 @dataclass
 class Whole:
-    """The running system."""
+    """The running system.
+
+    Attributes:
+        llm: The model server.
+        client: A client of the MetaAgent.
+        stub: The same service, for requests that the client makes no two of.
+        store: The database.
+        history: What later jobs are estimated from.
+    """
 
     llm: ScriptedLLM
     client: hma.AsyncClient
+    stub: meta_agent_pb2_grpc.MetaAgentServiceAsyncStub
     store: Store
     address: str
+    history: HistoryWatch
+    _page: FleetPage
+
+    async def events(self, job_id: str) -> list[job_pb2.JobEvent]:
+        """The whole log of a job."""
+        return await self.store.log.read(job_id, 0, 100_000)
+
+    async def learn(self) -> None:
+        """Takes what was measured to the database, and has it read back, now."""
+        await self._page.flush()
+        await self.history.look()
 
 
 @asynccontextmanager
@@ -60,16 +92,33 @@ async def open_whole(
     *,
     profile: str = "standard",
     places: int = 20,
+    in_flight: int = 64,
+    llm_settings: Mapping[str, Any] | None = None,
+    rule_changes: Mapping[str, Any] | None = None,
+    observers: Sequence[Observer] = (),
     **llm_options: Any,
 ) -> AsyncIterator[Whole]:
-    """Everything, until the context is left."""
+    """Everything, until the context is left.
+
+    Args:
+        url: An empty database.
+        script: What the model server says.
+        profile: What its model can do.
+        places: Attempts that each service takes at once.
+        in_flight: Worker attempts that the MetaAgent has open at once.
+        llm_settings: Fields of `LlmSettings` that differ.
+        rule_changes: Fields of `Rules` that differ.
+        observers: Told of every event, after the recorder.
+        llm_options: Of the model server.
+    """
     async with AsyncExitStack() as stack:
         llm = await stack.enter_async_context(ScriptedLLM(script, **llm_options))
-        routes = llm.routes(profile=profile)
+        differing = {"profile": profile, **(llm_settings or {})}
+        routes = llm.routes(**differing)
         settings = MetaAgentSettings(
-            database_url=Secret(url), llm=LlmSettings(base_url=llm.base_url, profile=profile)
+            database_url=Secret(url), llm=LlmSettings(base_url=llm.base_url, **differing)
         )
-        rules = rules_of(settings, routes)
+        rules = replace(rules_of(settings, routes), **(rule_changes or {}))
         replica = new_replica_id("whole")
         store = await stack.enter_async_context(
             open_store(url, replica_id=replica, address="127.0.0.1:1")
@@ -102,6 +151,8 @@ async def open_whole(
         reducer_pb2_grpc.add_ReducerServiceServicer_to_server(reducer, server)
         await server.start()
         stack.push_async_callback(server.stop, 0)
+        counters, history = FleetCounters(), HistoryWatch(store.fleet)
+        recorder = Recorder(counters, BenchmarkLog(None), rules)
         drivers = Drivers(
             store.claims,
             store.notifications,
@@ -113,10 +164,11 @@ async def open_whole(
                 services=Services(channel, channel, channel),
                 rules=rules,
                 routes=watch,
-                capacity=Capacity(64),
+                capacity=Capacity(in_flight),
                 board=board,
-                history=HistoryWatch(store.fleet),
+                history=history,
                 held=store.beat.held,
+                observers=(recorder.observe, *observers),
             ),
             max_jobs=50,
         )
@@ -124,7 +176,9 @@ async def open_whole(
         stack.push_async_callback(partial(_end, tasks))
         address = f"127.0.0.1:{port}"
         client = await stack.enter_async_context(hma.AsyncClient(address))
-        yield Whole(llm, client, store, address)
+        stub = meta_agent_pb2_grpc.MetaAgentServiceStub(channel)
+        page = FleetPage(counters, store.fleet, store.jobs)
+        yield Whole(llm, client, stub, store, address, history, page)
 
 
 async def _end(tasks: list[asyncio.Task[None]]) -> None:

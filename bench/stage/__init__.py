@@ -1,0 +1,1 @@
+"""What the measurements share: the running system, scripted answers, printed tables."""
