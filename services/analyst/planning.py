@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from hma.errors import CallFailed
@@ -40,6 +40,7 @@ class Planner(Protocol):
         max_completion: int,
         min_completion: int,
         on_text: Callable[[str], None] | None = None,
+        items: int = 0,
     ) -> Completion:
         """Makes one call."""
         ...
@@ -63,10 +64,27 @@ class _Break:
     Attributes:
         reason: For the log.
         again: Whether asking for the rest can help.
+        cut_at: Completion tokens at which the plan was cut; 0: its length did not end it.
     """
 
     reason: str
     again: bool
+    cut_at: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What a call is to bring.
+
+    Attributes:
+        most: Most completion tokens that are worth asking for.
+        least: Least of them.
+        items: Items that it is to find tasks for.
+    """
+
+    most: int
+    least: int
+    items: int
 
 
 def why_by_code(inputs: Inputs) -> str:
@@ -130,7 +148,8 @@ async def _plan_by_model(
 ) -> tuple[str, bool]:
     """Returns why the plan is not the model's alone, and whether it broke off."""
     call = _Call(planner, output, assembler, most=inputs.max_tasks)
-    broke = await call.make(plan_prompt(inputs), attempt_pb2.CALL_PURPOSE_PLAN, *_range(inputs, 0))
+    wanted = _wanted(inputs, 0, len(inputs.items))
+    broke = await call.make(plan_prompt(inputs), attempt_pb2.CALL_PURPOSE_PLAN, wanted)
     if broke is None:
         return "", False
     open_ends = bool(assembler.unclaimed) or not assembler.tasks
@@ -138,13 +157,19 @@ async def _plan_by_model(
     if not (broke.again and open_ends and has_room):
         return broke.reason, True
     standing = len(assembler.tasks)
+    if standing:
+        wanted = _wanted(inputs, standing, len(assembler.unclaimed))
+    elif broke.cut_at >= wanted.most:
+        return broke.reason, True  # the same words would be cut at the same place
+    else:
+        wanted = replace(wanted, least=min(wanted.most, max(wanted.least, 2 * broke.cut_at)))
     assembler.renumber()
     prompt = (
         tail_prompt(inputs, assembler.tasks, assembler.unclaimed)
         if standing
         else plan_prompt(inputs)
     )
-    again = await call.make(prompt, attempt_pb2.CALL_PURPOSE_REASK, *_range(inputs, standing))
+    again = await call.make(prompt, attempt_pb2.CALL_PURPOSE_REASK, wanted)
     if again is None:
         return "", False
     return f"{broke.reason}; asked again: {again.reason}", True
@@ -162,11 +187,7 @@ class _Call:
         self._most = most
 
     async def make(
-        self,
-        prompt: Prompt,
-        purpose: attempt_pb2.CallPurpose.ValueType,
-        max_completion: int,
-        min_completion: int,
+        self, prompt: Prompt, purpose: attempt_pb2.CallPurpose.ValueType, wanted: _Wanted
     ) -> _Break | None:
         """Makes a call; returns why its plan broke off, None when it was closed."""
         # Never full: the assembler takes one brief and `most` tasks, and the end is one.
@@ -182,9 +203,7 @@ class _Call:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._send(fragments))
                 try:
-                    return await self._complete(
-                        prompt, purpose, max_completion, min_completion, take, reader
-                    )
+                    return await self._complete(prompt, purpose, wanted, take, reader)
                 finally:
                     fragments.put_nowait(None)
 
@@ -192,8 +211,7 @@ class _Call:
         self,
         prompt: Prompt,
         purpose: attempt_pb2.CallPurpose.ValueType,
-        max_completion: int,
-        min_completion: int,
+        wanted: _Wanted,
         take: Callable[[str], None],
         reader: PlanReader,
     ) -> _Break | None:
@@ -201,9 +219,10 @@ class _Call:
             completion = await self._planner.complete(
                 prompt,
                 purpose=purpose,
-                max_completion=max_completion,
-                min_completion=min_completion,
+                max_completion=wanted.most,
+                min_completion=wanted.least,
                 on_text=take,
+                items=wanted.items,
             )
         except CallFailed as error:
             if reader.complete:
@@ -217,7 +236,8 @@ class _Call:
         if self._output.stop.is_set():
             return _Break("planning was stopped", again=False)
         if completion.finish_reason == "length":
-            return _Break("the model's plan was cut off at its grant", again=True)
+            cut_at = completion.max_tokens
+            return _Break("the model's plan was cut off at its grant", again=True, cut_at=cut_at)
         return _Break("the model did not write a plan", again=True)
 
     async def _send(self, fragments: asyncio.Queue[analyst_pb2.PlanFragment | None]) -> None:
@@ -228,9 +248,8 @@ class _Call:
             return  # nobody listens; the call learns of it from `stop`
 
 
-def _range(inputs: Inputs, standing: int) -> tuple[int, int]:
-    """The most and the least completion tokens that are worth asking for."""
-    return _completion(inputs, standing), completion_tokens(1, brief=not standing)
+def _wanted(inputs: Inputs, standing: int, items: int) -> _Wanted:
+    return _Wanted(_completion(inputs, standing), completion_tokens(1, brief=not standing), items)
 
 
 def _completion(inputs: Inputs, standing: int) -> int:

@@ -37,6 +37,8 @@ class Writer(Protocol):
         max_completion: int,
         min_completion: int,
         on_text: Callable[[str], None] | None = None,
+        items: int = 0,
+        calls_left: int = 0,
     ) -> Completion:
         """Makes one call."""
         ...
@@ -87,12 +89,17 @@ async def write_prose(
     failure: common_pb2.Failure | None = None
     try:
         short = await _condense(writer, brief, findings, max_tokens, context_tokens)
+        if not short:
+            raise CallFailed(
+                "The notes about the results were cut off.", common_pb2.FAILURE_CLASS_BUDGET
+            )
         completion = await writer.complete(
             write_prompt(brief, short),
             purpose=attempt_pb2.CALL_PURPOSE_REDUCE,
             max_completion=max_tokens,
             min_completion=min(_LEAST, max_tokens),
             on_text=take,
+            items=len(ids),
         )
         if completion.finish_reason != "stop":
             failure = _cut_off(completion.finish_reason)
@@ -130,20 +137,27 @@ async def _condense(
             return groups[0] if groups else []
         share = max(_LEAST, limit // len(groups))
         notes = []
-        for members in groups:
+        for number, members in enumerate(groups, 1):
+            names = tuple(name for member in members for name in member.ids)
             completion = await writer.complete(
                 condense_prompt(brief, members),
                 purpose=attempt_pb2.CALL_PURPOSE_REDUCE,
                 max_completion=min(share, max_tokens),
                 min_completion=min(_LEAST, share, max_tokens),
                 on_text=_keep_to_itself,
+                items=len(names),
+                # The other groups and the answer; another level is hardly ever needed.
+                calls_left=len(groups) - number + 1,
             )
             if completion.finish_reason == "abort":
                 raise CallFailed("The reducing was stopped.", common_pb2.FAILURE_CLASS_CANCELLED)
-            names = tuple(name for member in members for name in member.ids)
-            notes.append(Finding(names, completion.text.strip()))
+            whole = completion.finish_reason == "stop"
+            # Half a name is a wrong answer; what a cut note lacks is added by code.
+            text = completion.text.strip() if whole else whole_sentences(completion.text)
+            if text:
+                notes.append(Finding(names, text))
         findings = notes
-    return group(findings, limit)[0]
+    return next(iter(group(findings, limit)), [])
 
 
 def _keep_to_itself(text: str) -> None:

@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import replace
 from typing import Protocol
 
+from hma import stopping
 from hma.v1 import attempt_pb2, common_pb2, reducer_pb2, task_pb2
 from services.reducer.answer import make_answer
 from services.reducer.extracts import Reader, find_extracts
@@ -18,6 +19,8 @@ from services.reducer.rendering import EXTRACTED, render, render_missing
 EXTRACT_SECONDS = 20.0
 EXTRACT_SHARE = 0.5
 """Looking for extracts takes at most this part of the time left, and the seconds above."""
+STOPPED_SECONDS = 1.0
+"""And this long when the answer is wanted now."""
 
 _BREAK = "\n\n"
 
@@ -91,14 +94,17 @@ class Reduction:
         if not unanswered or not self._start.documents or cancelled:
             return merged
         self._control.progress(phase="looking for extracts")
-        extracts = await find_extracts(
+        stop = self._control.stop
+        most = EXTRACT_SECONDS if not stop.is_set() else STOPPED_SECONDS
+        looking = find_extracts(
             unanswered,
             self._start.documents,
             self._reader,
             job_id=self._start.attempt.ref.job_id,
-            timeout=min(EXTRACT_SECONDS, EXTRACT_SHARE * self._control.time_left()),
+            timeout=min(most, EXTRACT_SHARE * self._control.time_left()),
         )
-        return merged.with_extracts(extracts)
+        extracts = await (looking if stop.is_set() else stopping.unless(stop, looking))
+        return merged if extracts is None else merged.with_extracts(extracts)
 
     async def _write(self, merged: Merged) -> Prose:
         if self._writer is None or self._control.stop.is_set():

@@ -161,6 +161,29 @@ async def test_a_plan_that_is_cut_off_is_asked_for_its_tail_only() -> None:
     assert run.result.plan.source == attempt_pb2.PLAN_SOURCE_MODEL
 
 
+async def test_planning_says_how_many_items_it_is_about() -> None:
+    script = [Reply(json=PLAN, cut_at=0.6, finish_reason="length"), Reply(json={"tasks": []})]
+    async with ScriptedLLM(script) as llm:
+        run = checked(await plan(llm), llm)
+    assert [(i.items, i.calls_left) for i in run.intents] == [(3, 0), (2, 0)]
+    assert [call.items for call in run.result.calls] == [3, 2]
+
+
+async def test_a_plan_cut_before_its_first_task_is_asked_for_again_with_more() -> None:
+    async with ScriptedLLM([Rule(Reply(json={**PLAN, "brief": {"objective": "o " * 300}}))]) as llm:
+        run = checked(await plan(llm, grants=least), llm)
+        first, second = (call.max_tokens for call in llm.calls)
+    assert second > 1.5 * first
+    assert "asked again" in run.result.plan.reason
+
+
+async def test_a_plan_that_its_full_size_cuts_is_not_asked_for_again() -> None:
+    async with ScriptedLLM([Rule(Reply(json={**PLAN, "brief": {"objective": "o " * 900}}))]) as llm:
+        run = checked(await plan(llm), llm)
+        assert len(llm.calls) == 1
+    assert "cut off" in run.result.plan.reason
+
+
 async def test_a_denied_tail_is_planned_by_code() -> None:
     script = [Reply(json=PLAN, cut_at=0.6, finish_reason="length")]
     async with ScriptedLLM(script) as llm:

@@ -68,7 +68,12 @@ async def test_thoughts_beyond_their_budget_are_cut_at_the_server_and_counted(
     assert attempt.calls[0].usage.reasoning_tokens == call.reasoning_tokens
 
 
-async def test_the_grant_for_thoughts_pays_for_the_answer_without_them_too(bench: Bench) -> None:
+@pytest.mark.parametrize("chunk_usage", ["continuous", "final"])
+async def test_the_grant_for_thoughts_pays_for_the_answer_without_them_too(
+    bench: Bench, chunk_usage: str
+) -> None:
+    # Without usage on its chunks, the call that was cut is booked at its maximum.
+    bench.routes = profiled(bench.routes, chunk_usage=chunk_usage)
     bench.server.script = [Reply(reasoning=THOUGHTS, text="42", token_delay=0.01)]
 
     def what_the_first_left(intent: attempt_pb2.CallIntent) -> attempt_pb2.Grant:

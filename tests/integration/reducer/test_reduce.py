@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -249,6 +250,71 @@ async def test_findings_beyond_the_context_are_condensed_first() -> None:
     assert all(f"[q{n}]" in run.result.answer.text for n in range(1, 41))
     # The notes in between are not part of the answer.
     assert run.text == run.result.answer.text
+
+
+async def test_condensing_says_what_it_is_about_and_how_many_calls_follow() -> None:
+    start = reduce_start(mode=reducer_pb2.REDUCE_MODE_PROSE, **many(40))
+    async with ScriptedLLM(condensing, context_tokens=1500) as llm:
+        run = await reduce(llm, start)
+    calls = len(run.intents)
+    assert [intent.calls_left for intent in run.intents] == list(reversed(range(calls)))
+    assert [intent.items for intent in run.intents][-1] == 40
+    assert sum(intent.items for intent in run.intents[:-1]) == 40
+    assert [call.items for call in run.result.calls] == [i.items for i in run.intents]
+
+
+async def test_notes_that_were_cut_keep_their_whole_sentences() -> None:
+    def script(call: Any) -> Reply:
+        if "Condense these" in call.prompt:
+            ids = re.findall(r"\[q\d+\]", call.prompt.partition("Findings:")[2])
+            return Reply(text=f"It names {ids[0]}. The other one is Anna Ma" + "ria" * 900)
+        return Reply(text="It is so.")
+
+    start = reduce_start(mode=reducer_pb2.REDUCE_MODE_PROSE, **many(40))
+    async with ScriptedLLM(script, context_tokens=1500) as llm:
+        run = await reduce(llm, start)
+        assert "It names [q1]." in llm.calls[-1].prompt
+        assert "Anna" not in llm.calls[-1].prompt
+    assert {call.finish_reason for call in run.result.calls[:-1]} == {"length"}
+    assert all(
+        f"[q{n}]" in run.result.answer.text or f"q{n}" in run.result.answer.text
+        for n in range(1, 41)
+    )
+
+
+async def test_notes_of_which_nothing_is_left_give_way_to_the_merged_answer() -> None:
+    start = reduce_start(mode=reducer_pb2.REDUCE_MODE_PROSE, **many(40))
+    async with ScriptedLLM(lambda call: Reply(text="Anna" * 900), context_tokens=1500) as llm:
+        run = await reduce(llm, start)
+        assert all("Condense these" in call.prompt for call in llm.calls)
+    assert run.result.answer.origin == common_pb2.ORIGIN_MERGE
+    assert run.result.failure.failure_class == common_pb2.FAILURE_CLASS_BUDGET
+    assert len(run.result.answer.items) == 40
+
+
+async def test_all_calls_of_a_reduction_begin_with_the_same_words() -> None:
+    start = reduce_start(mode=reducer_pb2.REDUCE_MODE_PROSE, **many(40))
+    async with ScriptedLLM(condensing, context_tokens=1500) as llm:
+        await reduce(llm, start)
+        prompts = [call.prompt for call in llm.calls]
+    shared = prompts[0].partition("Findings:")[0]
+    assert "Tell visitors about the shop." in shared
+    assert all(prompt.startswith(shared) for prompt in prompts)
+
+
+async def test_a_stop_while_documents_are_read_for_extracts_answers_at_once() -> None:
+    internal = ScriptedInternal()
+    internal.hold.clear()
+    async with ScriptedLLM() as llm, reducer(llm, internal) as channel:
+        begin = time.monotonic()
+        run = await drive(
+            reduce_stream(channel, reduce_start()),
+            stop_when=lambda run: "looking for extracts" in run.phases,
+        )
+        assert time.monotonic() - begin < 3
+        internal.hold.set()
+    assert [a.item_id for a in run.result.answer.items] == ["q1", "q3"]
+    assert [m.item_id for m in run.result.answer.missing] == ["q2"]
 
 
 async def test_condensing_that_is_not_paid_for_leaves_the_merged_answer() -> None:

@@ -61,7 +61,7 @@ async def test_what_closed_in_a_cut_answer_is_kept_and_the_rest_asked_for_with_m
 
 @pytest.mark.parametrize("tokens", range(52, 64))
 async def test_half_a_name_is_never_an_answer_wherever_the_grant_cuts(tokens: int) -> None:
-    text = reply(("q1", "Anna " + "Maria " * 42 + "Hale", ""))
+    text = reply(("q1", "Dr. Anna " + "Maria " * 42 + "Hale", ""))
     async with open_shop([say(text)], documents={"d1": FACTS}) as shop:
         result = await shop.execute(shop.start(make_task("Who paid?")), clamped(tokens))
         assert shop.llm.calls[0].max_tokens == tokens < count(text)

@@ -174,6 +174,7 @@ async def test_a_stop_during_the_thoughts_asks_for_nothing_more() -> None:
         assert spent(result) == shop.llm.total_tokens
         assert len(shop.llm.calls) == 1
     assert [m.item_id for m in result.task.missing] == ["q1"]
+    assert not result.task.notes, "it was not the thoughts that were too long"
     assert result.failure.failure_class == common_pb2.FAILURE_CLASS_CANCELLED
 
 
