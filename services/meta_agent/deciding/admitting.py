@@ -118,7 +118,11 @@ def _once(names: Iterable[str]) -> list[str]:
 
 
 def _layer(fold: JobFold, task: task_pb2.Task) -> int:
-    before = [t.layer for t in fold.tasks.values() if t.task.id in set(task.depends_on)]
+    # A later round's layers come after all of those before: each has a time of its own.
+    needs = set(task.depends_on)
+    before = [
+        t.layer for t in fold.tasks.values() if t.task.id in needs or t.generation < fold.round
+    ]
     return max(before, default=-1) + 1
 
 

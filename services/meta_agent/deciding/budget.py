@@ -133,11 +133,16 @@ def reduce_mode(fold: JobFold, rules: Rules) -> reducer_pb2.ReduceMode.ValueType
     return merge if itemised else prose
 
 
-def reserve(fold: JobFold, rules: Rules) -> int:
+def reserve(fold: JobFold, rules: Rules, coming: int = 0) -> int:
     """Tokens that reducing what is there, and what is still to come, will take.
 
     Every result is capped by its final call's max_tokens, so the sum is a bound
     (SPINE, section 4). Zero when a merge suffices.
+
+    Args:
+        fold: The job.
+        rules: Its route.
+        coming: Tokens of the results of tasks that are not admitted yet.
     """
     if reduce_mode(fold, rules) != reducer_pb2.REDUCE_MODE_PROSE:
         return 0
@@ -146,6 +151,7 @@ def reserve(fold: JobFold, rules: Rules) -> int:
     results = sum(_result_tokens(task) for task in fold.tasks.values())
     if not fold.tasks:
         results = RESULT_TOKENS
+    results += coming
     return REDUCE_OVERHEAD + results + _tree(results, fold, rules) + rules.answer_tokens
 
 

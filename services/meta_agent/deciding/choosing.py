@@ -98,8 +98,10 @@ def choose(needs: Mapping[str, Need], tokens: int, holders: Set[str] = frozenset
 
     def rank(uid: str) -> tuple[float, int, str]:
         margin = KEPT if uid in holders else 1.0
+        value = needs[uid].value
+        worth = margin * value.gain_per_1000_tokens if value.items else -1.0
         # Later ones of equals go first: plans put what matters early.
-        return margin * needs[uid].value.gain_per_1000_tokens, -places[uid], uid
+        return worth, -places[uid], uid
 
     leaves = [rank(uid) for uid in needs if not dependents[uid]]
     heapq.heapify(leaves)

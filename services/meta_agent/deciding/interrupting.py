@@ -15,6 +15,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from hma.v1 import attempt_pb2, common_pb2, job_pb2
 from services.meta_agent.deciding.history import ENOUGH, task_key
+from services.meta_agent.deciding.retrying import counted
 from services.meta_agent.deciding.turn import Turn, failure
 from services.meta_agent.deciding.valuing import weight_of
 from services.meta_agent.job.state import AttemptFold, JobFold, TaskFold
@@ -52,6 +53,30 @@ def interrupt_work(turn: Turn) -> None:
             _end_straggler(turn, attempt, task, paces)
 
 
+def _may_straggle(turn: Turn, attempt: AttemptFold) -> bool:
+    """Whether ending an attempt for its time alone can help.
+
+    Not twice at one task: the second is left to end. Not without another try. And not
+    when none of those that ran beside it has ended meanwhile: then the server is slow
+    for all, and another attempt would be no faster.
+    """
+    fold = turn.fold
+    tries = fold.attempts_of(attempt.uid)
+    before = any(a.cause == job_pb2.INTERRUPT_CAUSE_STRAGGLER for a in tries)
+    if before or counted(tries) >= turn.rules.attempts_allowed(fold):
+        return False
+    beside = [
+        other
+        for other in fold.attempts.values()
+        if other.key != attempt.key
+        and other.route == attempt.route
+        and other.role == attempt.role
+        and (other.open or other.end > attempt.start)
+    ]
+    ended = any(a.result is not None and a.stop is None and not a.refused for a in beside)
+    return ended or not beside
+
+
 def _end_straggler(turn: Turn, attempt: AttemptFold, task: TaskFold, paces: Paces) -> None:
     expected = expected_seconds(turn, attempt, task, paces)
     if expected is None:
@@ -62,7 +87,7 @@ def _end_straggler(turn: Turn, attempt: AttemptFold, task: TaskFold, paces: Pace
         turn.wake(attempt.start + limit)
         return
     waiting = waiting_for(turn.fold, task)
-    if not waiting:
+    if not waiting or not _may_straggle(turn, attempt):
         return
     turn.stop_attempt(
         attempt,

@@ -21,7 +21,7 @@ from services.meta_agent.deciding.estimate import QUANTILE, estimate_task
 from services.meta_agent.deciding.halting import POLICIES, Verdict
 from services.meta_agent.deciding.history import ENOUGH, task_key
 from services.meta_agent.deciding.routing import affords, sick_routes
-from services.meta_agent.deciding.rules import is_on
+from services.meta_agent.deciding.rules import Rules, is_on
 from services.meta_agent.deciding.stopping import why_stop
 from services.meta_agent.deciding.turn import Turn
 from services.meta_agent.deciding.valuing import (
@@ -100,13 +100,26 @@ def quality_of(item: task_pb2.ItemAnswer, route: Route) -> float:
 
 def _funded(turn: Turn, tokens: int) -> tuple[list[Again], job_pb2.RoundFeatures]:
     """What another round would do with so many tokens, best first, and the features."""
-    room = tokens - reserve(turn.fold, turn.rules)
+    fold, rules = turn.fold, turn.rules
+    room = tokens - reserve(fold, rules)
+    places = rules.max_plan_tasks - len(fold.tasks)
+    candidates = sorted(_candidates(turn), key=lambda a: -a.value.gain_per_1000_tokens)
     taken: list[Again] = []
-    for each in sorted(_candidates(turn), key=lambda a: -a.value.gain_per_1000_tokens):
-        if each.value.tokens <= room or not taken:
+    for each in candidates:
+        needed = each.value.tokens + _to_reduce(fold, rules, [each])
+        if needed <= room and len(taken) < places:
             taken.append(each)
-            room -= each.value.tokens
+            room -= needed
+    if not taken and places > 0:
+        # Not paid for; the least that would be says how much is missing.
+        taken = sorted(candidates, key=lambda a: a.value.tokens)[:1]
     return taken, _features(turn, taken, tokens)
+
+
+def _to_reduce(fold: JobFold, rules: Rules, again: Sequence[Again]) -> int:
+    """Tokens that reading the results to come adds to the next reduce."""
+    coming = sum(each.task.task.max_result_tokens for each in again)
+    return reserve(fold, rules, coming) - reserve(fold, rules)
 
 
 def _features(turn: Turn, again: Sequence[Again], tokens: int) -> job_pb2.RoundFeatures:
@@ -131,7 +144,7 @@ def _features(turn: Turn, again: Sequence[Again], tokens: int) -> job_pb2.RoundF
         quality_before=max((r.features.quality for r in fold.rounds), default=0.0),
         calibrated=route.profile.calibration is not None,
         tokens_left=tokens,
-        reduce_tokens=reserve(fold, rules),
+        reduce_tokens=reserve(fold, rules) + _to_reduce(fold, rules, again),
         another_round=_together(again),
         max_rounds=policy.max_rounds or 1,
         min_gain_per_1000_tokens=policy.min_gain_per_1000_tokens or rules.min_gain_per_1000_tokens,
@@ -253,7 +266,7 @@ def _plan(turn: Turn, again: Sequence[Again]) -> None:
     for each in again:
         task = task_pb2.Task()
         task.CopyFrom(each.task.task)
-        task.id = f"{each.task.task.id[:56]}.r{fold.round}"
+        task.id = _new_id(turn.fold, f"{each.task.task.id[:56]}.r{fold.round}")
         del task.items[:]
         task.items.extend(each.items)
         task.critical = False
@@ -262,6 +275,18 @@ def _plan(turn: Turn, again: Sequence[Again]) -> None:
         source = attempt_pb2.PLAN_SOURCE_STRUCTURAL
         admit_task(turn, task, source, redoes=each.task.uid)
     turn.change_state(job_pb2.JOB_STATE_RUNNING, f"round {fold.round}: {len(again)} tasks again")
+
+
+def _new_id(fold: JobFold, name: str) -> str:
+    """`name`, or with a number when a task of that name is there already.
+
+    Unread and weak items of one task are asked apart, and long ids are cut.
+    """
+    number, found = 1, name
+    while fold.task_by_id(found) is not None:
+        number += 1
+        found = f"{name}.{number}"
+    return found
 
 
 def _agreement(fold: JobFold) -> float:

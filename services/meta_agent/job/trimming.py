@@ -44,6 +44,8 @@ def _merge_tasks(fold: JobFold, uid: str, into_uid: str) -> JobFold:
     task.CopyFrom(into.task)
     task.items.extend(gone.task.items)
     task.max_result_tokens += gone.task.max_result_tokens
+    task.max_tokens += gone.task.max_tokens
+    task.max_cost += gone.task.max_cost
     task.complexity = max(task.complexity, gone.task.complexity)
     task.critical = task.critical or gone.task.critical
     merged = {
