@@ -15,8 +15,8 @@ from hma.v1 import job_pb2
 
 Setting = tuple[str, Any]
 
-# The options of their own: --shape and --route.
-_ELSEWHERE = ("shape", "route")
+# Options of their own, and what does not fit one word.
+_ELSEWHERE = ("shape", "route", "failure_rules")
 _FIELDS: dict[str, FieldDescriptor] = {
     field.name: field
     for field in job_pb2.JobPolicy.DESCRIPTOR.fields

@@ -172,6 +172,38 @@ DISPATCH_WAVES: Dispatch.ValueType  # 2
 """When the whole layer before its own is done."""
 Global___Dispatch: _TypeAlias = Dispatch  # noqa: Y015
 
+class _FailureAction:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _FailureActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FailureAction.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    FAILURE_ACTION_UNSPECIFIED: _FailureAction.ValueType  # 0
+    """Not set; the class's own default."""
+    FAILURE_ACTION_RETRY: _FailureAction.ValueType  # 1
+    """Try again, on the same route where it can be called."""
+    FAILURE_ACTION_FALLBACK: _FailureAction.ValueType  # 2
+    """Try again on another route; as RETRY when there is none."""
+    FAILURE_ACTION_GIVE_UP: _FailureAction.ValueType  # 3
+    """The task ends with what it has; the job goes on."""
+    FAILURE_ACTION_STOP_JOB: _FailureAction.ValueType  # 4
+    """The job ends with what it has."""
+
+class FailureAction(_FailureAction, metaclass=_FailureActionEnumTypeWrapper):
+    """What follows a failure of a class."""
+
+FAILURE_ACTION_UNSPECIFIED: FailureAction.ValueType  # 0
+"""Not set; the class's own default."""
+FAILURE_ACTION_RETRY: FailureAction.ValueType  # 1
+"""Try again, on the same route where it can be called."""
+FAILURE_ACTION_FALLBACK: FailureAction.ValueType  # 2
+"""Try again on another route; as RETRY when there is none."""
+FAILURE_ACTION_GIVE_UP: FailureAction.ValueType  # 3
+"""The task ends with what it has; the job goes on."""
+FAILURE_ACTION_STOP_JOB: FailureAction.ValueType  # 4
+"""The job ends with what it has."""
+Global___FailureAction: _TypeAlias = FailureAction  # noqa: Y015
+
 class _HaltingPolicy:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -359,6 +391,124 @@ INTERRUPT_CAUSE_BUDGET: InterruptCause.ValueType  # 8
 Global___InterruptCause: _TypeAlias = InterruptCause  # noqa: Y015
 
 @_typing.final
+class FailureRule(_message.Message):
+    """What a job does about failures of one class, instead of the default."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FAILURE_CLASS_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
+    MAX_ATTEMPTS_FIELD_NUMBER: _builtins.int
+    failure_class: _common_pb2.FailureClass.ValueType
+    """The class; each at most once."""
+    action: Global___FailureAction.ValueType
+    """What follows."""
+    max_attempts: _builtins.int
+    """Tries that this class may cost a task, the first included; the job's
+    max_attempts when 0, at most 10.
+    """
+    def __init__(
+        self,
+        *,
+        failure_class: _common_pb2.FailureClass.ValueType = ...,
+        action: Global___FailureAction.ValueType = ...,
+        max_attempts: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "failure_class", b"failure_class", "max_attempts", b"max_attempts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FailureRule: _TypeAlias = FailureRule  # noqa: Y015
+
+@_typing.final
+class FailureCount(_message.Message):
+    """How often something of a class failed, and how the job recovered."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FAILURE_CLASS_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    RETRIED_FIELD_NUMBER: _builtins.int
+    FELL_BACK_FIELD_NUMBER: _builtins.int
+    SALVAGED_FIELD_NUMBER: _builtins.int
+    LOST_FIELD_NUMBER: _builtins.int
+    TOKENS_LOST_FIELD_NUMBER: _builtins.int
+    EXAMPLE_FIELD_NUMBER: _builtins.int
+    failure_class: _common_pb2.FailureClass.ValueType
+    """The class."""
+    count: _builtins.int
+    """Attempts that ended so, refusals without cost included."""
+    retried: _builtins.int
+    """Of them: the task succeeded in a later attempt on the same route."""
+    fell_back: _builtins.int
+    """Of them: the task succeeded in a later attempt on another route."""
+    salvaged: _builtins.int
+    """Of them: something was saved from the attempt, and the task was not whole later."""
+    lost: _builtins.int
+    """Of them: nothing came of it."""
+    tokens_lost: _builtins.int
+    """Tokens that such attempts cost, unknown ones included, and nothing was saved for."""
+    example: _builtins.str
+    """The latest reason, in words."""
+    def __init__(
+        self,
+        *,
+        failure_class: _common_pb2.FailureClass.ValueType = ...,
+        count: _builtins.int = ...,
+        retried: _builtins.int = ...,
+        fell_back: _builtins.int = ...,
+        salvaged: _builtins.int = ...,
+        lost: _builtins.int = ...,
+        tokens_lost: _builtins.int = ...,
+        example: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "example", b"example", "failure_class", b"failure_class", "fell_back", b"fell_back", "lost", b"lost", "retried", b"retried", "salvaged", b"salvaged", "tokens_lost", b"tokens_lost"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FailureCount: _TypeAlias = FailureCount  # noqa: Y015
+
+@_typing.final
+class FailureReport(_message.Message):
+    """What failed in a job, how often, and how it recovered."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COUNTS_FIELD_NUMBER: _builtins.int
+    LOST_ATTEMPTS_FIELD_NUMBER: _builtins.int
+    TAKEOVERS_FIELD_NUMBER: _builtins.int
+    TOKENS_LOST_FIELD_NUMBER: _builtins.int
+    lost_attempts: _builtins.int
+    """Attempts whose service or driver was lost."""
+    takeovers: _builtins.int
+    """Times that another replica took the job over."""
+    tokens_lost: _builtins.int
+    """Tokens that failures cost in all, unknown ones included."""
+    @_builtins.property
+    def counts(self) -> _containers.RepeatedCompositeFieldContainer[Global___FailureCount]:
+        """By class, the most frequent first."""
+
+    def __init__(
+        self,
+        *,
+        counts: _abc.Iterable[Global___FailureCount] | None = ...,
+        lost_attempts: _builtins.int = ...,
+        takeovers: _builtins.int = ...,
+        tokens_lost: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "lost_attempts", b"lost_attempts", "takeovers", b"takeovers", "tokens_lost", b"tokens_lost"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FailureReport: _TypeAlias = FailureReport  # noqa: Y015
+
+@_typing.final
 class JobPolicy(_message.Message):
     """How a job is run."""
 
@@ -376,6 +526,8 @@ class JobPolicy(_message.Message):
     ROUTE_FIELD_NUMBER: _builtins.int
     HALTING_FIELD_NUMBER: _builtins.int
     MIN_GAIN_PER_1000_TOKENS_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    FAILURE_RULES_FIELD_NUMBER: _builtins.int
     shape: Global___JobShape.ValueType
     """One agent or a team; AUTO when not set."""
     dispatch: Global___Dispatch.ValueType
@@ -402,11 +554,19 @@ class JobPolicy(_message.Message):
     """With ADAPTIVE: the least gain, in answered items per 1,000 tokens, that is
     worth another round; the setting's when 0.
     """
+    priority: _builtins.int
+    """Jobs of a tenant with a higher one are driven, and get places, earlier: -100 to
+    100. Between tenants it means nothing.
+    """
     @_builtins.property
     def layer_timeout(self) -> _duration_pb2.Duration:
         """With WAVES: time limit of a layer, after which what runs is interrupted. The
         setting's when not set, and none when that is not set either.
         """
+
+    @_builtins.property
+    def failure_rules(self) -> _containers.RepeatedCompositeFieldContainer[Global___FailureRule]:
+        """What follows failures, by class; the defaults where a class has no rule."""
 
     def __init__(
         self,
@@ -423,10 +583,12 @@ class JobPolicy(_message.Message):
         route: _builtins.str = ...,
         halting: Global___HaltingPolicy.ValueType = ...,
         min_gain_per_1000_tokens: _builtins.float = ...,
+        priority: _builtins.int = ...,
+        failure_rules: _abc.Iterable[Global___FailureRule] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["layer_timeout", b"layer_timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budgeting", b"budgeting", "dispatch", b"dispatch", "failure_policy", b"failure_policy", "halting", b"halting", "interruption", b"interruption", "layer_timeout", b"layer_timeout", "max_attempts", b"max_attempts", "max_rounds", b"max_rounds", "min_gain_per_1000_tokens", b"min_gain_per_1000_tokens", "route", b"route", "routing", b"routing", "shape", b"shape"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budgeting", b"budgeting", "dispatch", b"dispatch", "failure_policy", b"failure_policy", "failure_rules", b"failure_rules", "halting", b"halting", "interruption", b"interruption", "layer_timeout", b"layer_timeout", "max_attempts", b"max_attempts", "max_rounds", b"max_rounds", "min_gain_per_1000_tokens", b"min_gain_per_1000_tokens", "priority", b"priority", "route", b"route", "routing", b"routing", "shape", b"shape"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -790,6 +952,7 @@ class Job(_message.Message):
     SHAPE_DECISION_FIELD_NUMBER: _builtins.int
     SHAPE_OUTCOME_FIELD_NUMBER: _builtins.int
     ROUNDS_FIELD_NUMBER: _builtins.int
+    FAILURE_REPORT_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     """Its id: "job-" and 26 characters that sort by time."""
     tenant: _builtins.str
@@ -886,6 +1049,10 @@ class Job(_message.Message):
     def rounds(self) -> _containers.RepeatedCompositeFieldContainer[Global___RoundJudged]:
         """How the answer was judged after each reducing."""
 
+    @_builtins.property
+    def failure_report(self) -> Global___FailureReport:
+        """What failed and how the job recovered; unset while the job runs."""
+
     def __init__(
         self,
         *,
@@ -917,10 +1084,11 @@ class Job(_message.Message):
         shape_decision: Global___ShapeDecided | None = ...,
         shape_outcome: Global___ShapeOutcome | None = ...,
         rounds: _abc.Iterable[Global___RoundJudged] | None = ...,
+        failure_report: Global___FailureReport | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "brief", b"brief", "budget", b"budget", "create_time", b"create_time", "deadline_time", b"deadline_time", "end_time", b"end_time", "failure", b"failure", "ledger", b"ledger", "policy", b"policy", "shape_decision", b"shape_decision", "shape_outcome", b"shape_outcome", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "brief", b"brief", "budget", b"budget", "create_time", b"create_time", "deadline_time", b"deadline_time", "end_time", b"end_time", "failure", b"failure", "failure_report", b"failure_report", "ledger", b"ledger", "policy", b"policy", "shape_decision", b"shape_decision", "shape_outcome", b"shape_outcome", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_timings", b"agent_timings", "answer", b"answer", "brief", b"brief", "budget", b"budget", "concurrency", b"concurrency", "create_time", b"create_time", "critical_path", b"critical_path", "deadline_time", b"deadline_time", "documents", b"documents", "end_time", b"end_time", "failure", b"failure", "items", b"items", "job_id", b"job_id", "last_sequence", b"last_sequence", "layer_barriers", b"layer_barriers", "ledger", b"ledger", "plan_source", b"plan_source", "policy", b"policy", "rounds", b"rounds", "shape", b"shape", "shape_decision", b"shape_decision", "shape_outcome", b"shape_outcome", "start_time", b"start_time", "state", b"state", "state_reason", b"state_reason", "task_description", b"task_description", "tasks", b"tasks", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_timings", b"agent_timings", "answer", b"answer", "brief", b"brief", "budget", b"budget", "concurrency", b"concurrency", "create_time", b"create_time", "critical_path", b"critical_path", "deadline_time", b"deadline_time", "documents", b"documents", "end_time", b"end_time", "failure", b"failure", "failure_report", b"failure_report", "items", b"items", "job_id", b"job_id", "last_sequence", b"last_sequence", "layer_barriers", b"layer_barriers", "ledger", b"ledger", "plan_source", b"plan_source", "policy", b"policy", "rounds", b"rounds", "shape", b"shape", "shape_decision", b"shape_decision", "shape_outcome", b"shape_outcome", "start_time", b"start_time", "state", b"state", "state_reason", b"state_reason", "task_description", b"task_description", "tasks", b"tasks", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2212,6 +2380,7 @@ class JobFinished(_message.Message):
     FAILURE_FIELD_NUMBER: _builtins.int
     SHAPE_OUTCOME_FIELD_NUMBER: _builtins.int
     NEXT_1000_TOKENS_FIELD_NUMBER: _builtins.int
+    FAILURE_REPORT_FIELD_NUMBER: _builtins.int
     state: Global___JobState.ValueType
     """SUCCEEDED, PARTIAL, FAILED or CANCELLED."""
     reason: _builtins.str
@@ -2252,6 +2421,10 @@ class JobFinished(_message.Message):
     def next_1000_tokens(self) -> Global___ValueEstimate:
         """What the next 1,000 tokens would have bought, by the same estimator."""
 
+    @_builtins.property
+    def failure_report(self) -> Global___FailureReport:
+        """What failed and how the job recovered; unset when nothing did."""
+
     def __init__(
         self,
         *,
@@ -2266,10 +2439,11 @@ class JobFinished(_message.Message):
         failure: _common_pb2.Failure | None = ...,
         shape_outcome: Global___ShapeOutcome | None = ...,
         next_1000_tokens: Global___ValueEstimate | None = ...,
+        failure_report: Global___FailureReport | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "failure", b"failure", "ledger", b"ledger", "next_1000_tokens", b"next_1000_tokens", "shape_outcome", b"shape_outcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "failure", b"failure", "failure_report", b"failure_report", "ledger", b"ledger", "next_1000_tokens", b"next_1000_tokens", "shape_outcome", b"shape_outcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_timings", b"agent_timings", "answer", b"answer", "concurrency", b"concurrency", "critical_path", b"critical_path", "failure", b"failure", "layer_barriers", b"layer_barriers", "ledger", b"ledger", "next_1000_tokens", b"next_1000_tokens", "reason", b"reason", "shape_outcome", b"shape_outcome", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_timings", b"agent_timings", "answer", b"answer", "concurrency", b"concurrency", "critical_path", b"critical_path", "failure", b"failure", "failure_report", b"failure_report", "layer_barriers", b"layer_barriers", "ledger", b"ledger", "next_1000_tokens", b"next_1000_tokens", "reason", b"reason", "shape_outcome", b"shape_outcome", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

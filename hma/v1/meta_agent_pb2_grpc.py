@@ -564,6 +564,11 @@ class InternalServiceStub:
                 request_serializer=hma_dot_v1_dot_meta__agent__pb2.ReportAttemptRequest.SerializeToString,
                 response_deserializer=hma_dot_v1_dot_meta__agent__pb2.ReportAttemptResponse.FromString,
                 _registered_method=True)
+        self.WatchProgress = channel.unary_stream(
+                '/hma.v1.InternalService/WatchProgress',
+                request_serializer=hma_dot_v1_dot_meta__agent__pb2.WatchProgressRequest.SerializeToString,
+                response_deserializer=hma_dot_v1_dot_meta__agent__pb2.WatchProgressResponse.FromString,
+                _registered_method=True)
         self.ReadDocument = channel.unary_stream(
                 '/hma.v1.InternalService/ReadDocument',
                 request_serializer=hma_dot_v1_dot_meta__agent__pb2.ReadDocumentRequest.SerializeToString,
@@ -577,6 +582,14 @@ class InternalServiceServicer:
 
     def ReportAttempt(self, request, context):
         """A result whose stream broke before it was acknowledged. Any replica takes it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchProgress(self, request, context):
+        """Progress of a job that this replica drives, for the watchers of another. Ends when
+        it does not drive the job (any more).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -596,6 +609,11 @@ def add_InternalServiceServicer_to_server(servicer, server):
                     servicer.ReportAttempt,
                     request_deserializer=hma_dot_v1_dot_meta__agent__pb2.ReportAttemptRequest.FromString,
                     response_serializer=hma_dot_v1_dot_meta__agent__pb2.ReportAttemptResponse.SerializeToString,
+            ),
+            'WatchProgress': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchProgress,
+                    request_deserializer=hma_dot_v1_dot_meta__agent__pb2.WatchProgressRequest.FromString,
+                    response_serializer=hma_dot_v1_dot_meta__agent__pb2.WatchProgressResponse.SerializeToString,
             ),
             'ReadDocument': grpc.unary_stream_rpc_method_handler(
                     servicer.ReadDocument,
@@ -631,6 +649,33 @@ class InternalService:
             '/hma.v1.InternalService/ReportAttempt',
             hma_dot_v1_dot_meta__agent__pb2.ReportAttemptRequest.SerializeToString,
             hma_dot_v1_dot_meta__agent__pb2.ReportAttemptResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchProgress(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/hma.v1.InternalService/WatchProgress',
+            hma_dot_v1_dot_meta__agent__pb2.WatchProgressRequest.SerializeToString,
+            hma_dot_v1_dot_meta__agent__pb2.WatchProgressResponse.FromString,
             options,
             channel_credentials,
             insecure,

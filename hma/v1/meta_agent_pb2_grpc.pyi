@@ -212,6 +212,10 @@ class InternalServiceStub:
     def __new__(cls, channel: _aio.Channel) -> InternalServiceAsyncStub: ...
     ReportAttempt: _grpc.UnaryUnaryMultiCallable[_meta_agent_pb2.ReportAttemptRequest, _meta_agent_pb2.ReportAttemptResponse]
     """A result whose stream broke before it was acknowledged. Any replica takes it."""
+    WatchProgress: _grpc.UnaryStreamMultiCallable[_meta_agent_pb2.WatchProgressRequest, _meta_agent_pb2.WatchProgressResponse]
+    """Progress of a job that this replica drives, for the watchers of another. Ends when
+    it does not drive the job (any more).
+    """
     ReadDocument: _grpc.UnaryStreamMultiCallable[_meta_agent_pb2.ReadDocumentRequest, _meta_agent_pb2.ReadDocumentResponse]
     """A document's content, in chunks."""
 
@@ -222,6 +226,10 @@ class InternalServiceAsyncStub(InternalServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     ReportAttempt: _aio.UnaryUnaryMultiCallable[_meta_agent_pb2.ReportAttemptRequest, _meta_agent_pb2.ReportAttemptResponse]  # type: ignore[assignment]
     """A result whose stream broke before it was acknowledged. Any replica takes it."""
+    WatchProgress: _aio.UnaryStreamMultiCallable[_meta_agent_pb2.WatchProgressRequest, _meta_agent_pb2.WatchProgressResponse]  # type: ignore[assignment]
+    """Progress of a job that this replica drives, for the watchers of another. Ends when
+    it does not drive the job (any more).
+    """
     ReadDocument: _aio.UnaryStreamMultiCallable[_meta_agent_pb2.ReadDocumentRequest, _meta_agent_pb2.ReadDocumentResponse]  # type: ignore[assignment]
     """A document's content, in chunks."""
 
@@ -235,6 +243,16 @@ class InternalServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_meta_agent_pb2.ReportAttemptResponse, _abc.Awaitable[_meta_agent_pb2.ReportAttemptResponse]]:
         """A result whose stream broke before it was acknowledged. Any replica takes it."""
+
+    @_abc_1.abstractmethod
+    def WatchProgress(
+        self,
+        request: _meta_agent_pb2.WatchProgressRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_meta_agent_pb2.WatchProgressResponse], _abc.AsyncIterator[_meta_agent_pb2.WatchProgressResponse]]:
+        """Progress of a job that this replica drives, for the watchers of another. Ends when
+        it does not drive the job (any more).
+        """
 
     @_abc_1.abstractmethod
     def ReadDocument(
