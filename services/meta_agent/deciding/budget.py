@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from hma.text.tokens import approximate_tokens
 from hma.v1 import attempt_pb2, common_pb2, job_pb2, reducer_pb2
 from services.meta_agent.deciding.estimate import RESULT_TOKENS
-from services.meta_agent.deciding.money import money_left, tokens_for
+from services.meta_agent.deciding.money import money_left, usual_tokens
 from services.meta_agent.deciding.rules import Rules, is_on
 from services.meta_agent.job.state import PLAN_UID_PREFIX, JobFold, TaskFold
 
@@ -37,11 +37,12 @@ class Purse:
 
     Attributes:
         reserved: Ring-fenced for reducing; never lent.
+        reserved_money: Money ring-fenced for it.
         planning: Kept for the Analyst until the plan is closed.
         committed: Per unsettled task: its allotment, less what it spent and holds.
         used: Per task: what its attempts spent, hold, or may have spent.
         unspent: Budget less what is, or may be, spent; of a budget in money, the tokens
-            that it still pays for on the job's route.
+            that it still pays for on the job's route in calls of the usual make-up.
         pool: Tokens that nobody has a claim on.
     """
 
@@ -50,6 +51,7 @@ class Purse:
     unknown: int
     outstanding: int
     reserved: int
+    reserved_money: float
     planning: int
     committed: Mapping[str, int]
     used: Mapping[str, int]
@@ -71,7 +73,8 @@ def purse_of(fold: JobFold, rules: Rules) -> Purse:
         if not task.settled
     }
     unspent = fold.budget - fold.spent - fold.unknown - outstanding
-    paid = tokens_for(money_left(fold, rules), rules.job_route(fold))
+    money = money_left(fold, rules)
+    paid = usual_tokens(money, rules.job_route(fold))
     if paid is not None:
         unspent = min(unspent, paid)
     reserved = min(reserve(fold, rules), max(unspent, 0))
@@ -82,12 +85,19 @@ def purse_of(fold: JobFold, rules: Rules) -> Purse:
         unknown=fold.unknown,
         outstanding=outstanding,
         reserved=reserved,
+        reserved_money=min(_reserve_money(reserved, fold, rules), money),
         planning=planning,
         committed=committed,
         used=used,
         unspent=unspent,
         pool=unspent - reserved - planning - sum(committed.values()),
     )
+
+
+def _reserve_money(reserved: int, fold: JobFold, rules: Rules) -> float:
+    """Most money that reducing within its reserve can cost: it writes the answer once."""
+    written = min(reserved, rules.answer_tokens)
+    return rules.job_route(fold).most_cost(reserved - written, written)
 
 
 def limit_of(task: TaskFold, purse: Purse, fold: JobFold) -> int:

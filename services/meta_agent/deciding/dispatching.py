@@ -131,7 +131,9 @@ def _start(turn: Turn, task: TaskFold, purse: Purse, sick: frozenset[str]) -> Un
     )
     if not turn.route_state(name).ready:
         return None  # the driver decides again when a route's state changes
-    limit = within_money(limit, turn.fold, turn.rules, name, reserved=purse.reserved, task=task)
+    limit = within_money(
+        limit, turn.fold, turn.rules, name, reserved=purse.reserved_money, task=task
+    )
     estimate = estimate_open(task, turn.fold, turn.rules, turn.rules.route(name))
     if limit < estimate.floor:
         return Unpaid(task, limit, estimate.floor)

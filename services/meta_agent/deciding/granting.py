@@ -38,7 +38,7 @@ def answer_intent(
         fold,
         rules,
         attempt.route,
-        reserved=0 if attempt.role == common_pb2.ROLE_REDUCER else purse.reserved,
+        reserved=0 if attempt.role == common_pb2.ROLE_REDUCER else purse.reserved_money,
         prompt_tokens=intent.prompt_tokens,
         task=task,
         holder=attempt,

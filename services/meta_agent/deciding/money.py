@@ -1,7 +1,7 @@
 """Budgets in money: what calls may cost at most, and the tokens that what is left pays for.
 
 A running call is held at its announced prompt and the rest of its grant as completion, a
-call whose prompt is not known and lost ones at the dearest price of a token. So money
+call whose prompt is not known at the dearest price of a token. So money
 holds as tokens do: cost + held <= max_cost, always.
 """
 
@@ -43,13 +43,26 @@ def tokens_for(money: float, route: Route, prompt_tokens: int = 0) -> int | None
     return prompt_tokens + int((money - prompt) / completion)
 
 
+def usual_tokens(money: float, route: Route) -> int | None:
+    """Tokens that `money` pays for in calls of the usual make-up; None: any number.
+
+    An expectation for setting aside, by the route's typical prompt and answer. What a
+    call may really have is decided by `within_money`.
+    """
+    if money == float("inf") or route.dearest <= 0:
+        return None
+    prompt, answer = max(route.profile.prompt_tokens, 1), max(route.profile.answer_tokens, 1)
+    price = route.most_cost(prompt, answer) / (prompt + answer)
+    return int(money / (price or route.dearest))
+
+
 def within_money(
     tokens: int,
     fold: JobFold,
     rules: Rules,
     route: str,
     *,
-    reserved: int = 0,
+    reserved: float = 0.0,
     prompt_tokens: int = 0,
     task: TaskFold | None = None,
     holder: AttemptFold | None = None,
@@ -61,14 +74,14 @@ def within_money(
         fold: The job.
         rules: Prices.
         route: Where they would be spent.
-        reserved: Tokens whose money is kept for reducing, on the job's own route.
+        reserved: Money that is kept for reducing.
         prompt_tokens: How many of the tokens are prompt, as far as known.
         task: Its own limit counts too.
         holder: An attempt that holds money for this very call already.
     """
     where = rules.route(route)
     back = _held(holder, rules) if holder is not None else 0.0
-    left = money_left(fold, rules) + back - reserved * rules.job_route(fold).dearest
+    left = money_left(fold, rules) + back - reserved
     limits = [tokens, tokens_for(max(left, 0.0), where, prompt_tokens)]
     if task is not None and task.task.max_cost:
         own = task.task.max_cost + back
@@ -78,10 +91,12 @@ def within_money(
 
 
 def _held(attempt: AttemptFold, rules: Rules) -> float:
+    """What an attempt's running call can still cost, or a lost one may have cost.
+
+    Being lost does not make a call dearer: what was announced of it still holds.
+    """
     route = rules.route(attempt.route)
-    if not attempt.open:
-        return attempt.unknown * route.dearest
-    tokens = attempt.outstanding
+    tokens = attempt.outstanding if attempt.open else attempt.unknown
     prompt = min(attempt.prompt_tokens, tokens)
     if not prompt:
         return tokens * route.dearest

@@ -87,7 +87,7 @@ def _ask_analyst(turn: Turn) -> None:
 def _start(turn: Turn) -> None:
     route = turn.rules.job_route(turn.fold)
     tokens = plan_limit(turn.fold, turn.rules) if route.profile.can_plan else 0
-    reserved = purse_of(turn.fold, turn.rules).reserved
+    reserved = purse_of(turn.fold, turn.rules).reserved_money
     tokens = within_money(tokens, turn.fold, turn.rules, route.name, reserved=reserved)
     left = work_deadline(turn.fold, turn.rules) - turn.now
     # Half of what is left is the most that planning may take of the job's time.

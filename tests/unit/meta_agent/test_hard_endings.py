@@ -8,7 +8,7 @@ from hma.llm.prices import Prices
 from hma.llm.profiles import PRESETS
 from hma.llm.routes import Route, Routes
 from hma.v1 import analyst_pb2, attempt_pb2, common_pb2, job_pb2, task_pb2
-from services.meta_agent.deciding.money import within_money
+from services.meta_agent.deciding.money import held_money, within_money
 from services.meta_agent.deciding.observed import Broken, Ended, Intended, Planned, Refused
 from services.meta_agent.deciding.rules import Rules
 from services.meta_agent.deciding.shape import single_task
@@ -227,7 +227,7 @@ def priced_rules() -> Rules:
     return Rules(routes=Routes({"fast": route}, "fast"))
 
 
-def test_grant_never_exceeds_what_the_money_pays_for_at_the_dearest_price() -> None:
+def test_grant_never_exceeds_what_the_money_pays_for() -> None:
     created = make_created(items=0, budget=50_000, plan=make_plan(a=[]))
     created.budget.max_cost = 0.002  # 500 tokens at 4.0 per million
     desk = Desk(created, priced_rules())
@@ -237,13 +237,22 @@ def test_grant_never_exceeds_what_the_money_pays_for_at_the_dearest_price() -> N
         call=1, prompt_tokens=100, max_completion_tokens=5000, min_completion_tokens=1
     )
     desk.step(Intended(attempt.key, intent))
-    assert 0 < desk.fold.outstanding <= 500
+    assert 0 < desk.fold.outstanding < 5100
+    assert held_money(desk.fold, desk.rules) <= 0.002
     usage = common_pb2.Usage(prompt_tokens=100, completion_tokens=300)
     previous = attempt_pb2.CallUsage(call=1, route="fast", usage=usage)
     again = attempt_pb2.CallIntent(
         call=2, prompt_tokens=400, max_completion_tokens=100, previous=previous
     )
     desk.step(Intended(attempt.key, again))
+    # 0.0013 are spent; after the prompt, 0.0003 pay for 74 tokens and a bit at 4.0.
+    assert desk.fold.attempts[attempt.key].grant.tokens == 474
+    usage = common_pb2.Usage(prompt_tokens=400, completion_tokens=74)
+    previous = attempt_pb2.CallUsage(call=2, route="fast", usage=usage)
+    more = attempt_pb2.CallIntent(
+        call=3, prompt_tokens=100, max_completion_tokens=100, previous=previous
+    )
+    desk.step(Intended(attempt.key, more))
     assert desk.fold.attempts[attempt.key].grant.denied
     assert desk.fold.cost <= 0.002
 
