@@ -410,9 +410,14 @@ class CallIntent(_message.Message):
     prompt_tokens: _builtins.int
     """Prompt tokens: exact, or an upper bound."""
     max_completion_tokens: _builtins.int
-    """The max_tokens it will ask for at best; a smaller grant clamps it."""
+    """The max_tokens it will ask for at best; a smaller grant clamps it. Where thoughts
+    have to be cut from here, also the tokens of the answer without thoughts that
+    follows then; these are never sent as max_tokens.
+    """
     min_completion_tokens: _builtins.int
-    """The least completion that is worth paying for; below it the call is not made."""
+    """The least completion that is worth paying for; below it the call is not made. Holds
+    the same tokens for an answer without thoughts.
+    """
     purpose: Global___CallPurpose.ValueType
     """What it is for."""
     items: _builtins.int
