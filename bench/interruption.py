@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import hma
-from bench.stage.answers import Reader, words
+from bench.stage.answers import DOCUMENT, Reader, words
 from bench.stage.running import Whole, database_server, running
 from bench.stage.tables import milliseconds, percent, quantile, show
 from hma.v1 import common_pb2, job_pb2, task_pb2
@@ -26,7 +26,6 @@ from services.meta_agent.job.state import JobFold
 from tests.scripted_llm import Call, Reply, ScriptedLLM
 
 _HEAD = '{"items": [{"id": "%s", "answer": "1764", "evidence": ""}, {"id": "%s", "answer": "'
-_DOCUMENT = ("mills.md", "# Mills\n\nThe mill was built in 1764. Anna Hale paid for it.\n")
 
 
 @dataclass
@@ -100,13 +99,15 @@ def plan_of(tasks: int) -> task_pb2.Plan:
     return plan
 
 
-async def interrupted(whole: Whole, tasks: int) -> tuple[float, hma.Job]:
-    """One job that is interrupted while all its tasks write; when, and what came of it."""
+async def interrupted(whole: Whole, tasks: int, tokens: int) -> tuple[float, hma.Job]:
+    """One job that is interrupted once all its tasks have written so many tokens; when, and
+    what came of it."""
     job_id = await whole.client.submit(
         "Find the years.", plan=plan_of(tasks), budget=1000 * tasks + 20_000, deadline=120
     )
     await whole.llm.wait_until(
-        lambda llm: sum(c.completion_tokens > 30 for c in running_calls(llm, job_id)) == tasks, 60
+        lambda llm: sum(c.completion_tokens >= tokens for c in running_calls(llm, job_id)) == tasks,
+        60,
     )
     asked = time.monotonic()
     await whole.client.interrupt(job_id)
@@ -119,10 +120,10 @@ async def measure_latency(server: str, jobs: int) -> None:
     for delay, tasks in ((0.01, 1), (0.025, 1), (0.05, 1), (0.025, 16)):
         stops = Stops()
         async with watching(server, stops, slow_reader(delay)) as whole:
-            since: list[float] = []
+            since, dice = list[float](), random.Random(7)
             exact = calls = 0
             for _ in range(jobs if tasks == 1 else max(jobs // 3, 2)):
-                asked, job = await interrupted(whole, tasks)
+                asked, job = await interrupted(whole, tasks, dice.randint(20, 150))
                 ends = [c.end for c in whole.llm.calls if c.state == "aborted" and c.end]
                 since += [end - asked for end in ends[-tasks:]]
                 calls += len(job.ledger.rows)
@@ -170,6 +171,7 @@ class Tight:
     answerable: int
     salvaged: int
     left: Sequence[float]
+    alone: int
     after: int
     made: int
 
@@ -201,16 +203,18 @@ async def measure_deadlines(server: str, jobs: int) -> None:
                 percent(tight.answered, tight.answerable),
                 tight.salvaged,
                 f"{quantile(tight.left, 0.5):.2f} / {quantile(tight.left, 0.05):.2f}",
+                percent(tight.alone, tight.jobs, 0),
                 percent(tight.after, tight.made),
             )
         )
     show(
         "Deadlines of 2 to 6 s, for work of 3 to 20 s (aim: 100 %)",
-        ("", "jobs", "in time", "answered", "salvaged", "s to spare", "tokens after"),
+        ("", "jobs", "in time", "answered", "salvaged", "s to spare", "no Reducer", "tokens after"),
         rows,
     )
     print("  answered: of the jobs in which any result was there. salvaged: answers out of")
     print("  output that was cut off. s to spare: median and 5 % quantile before the deadline.")
+    print("  no Reducer: put together by the MetaAgent at the last moment.")
     print("  tokens after: of all tokens, those generated after the decision to stop.")
 
 
@@ -229,7 +233,7 @@ async def tight_jobs(whole: Whole, stops: Stops, jobs: int) -> Tight:
         async with turn:
             return await whole.client.run(
                 f"Answer these questions:\n{text}",
-                documents=[_DOCUMENT],
+                documents=[DOCUMENT],
                 budget=60_000,
                 deadline=deadline,
             )
@@ -258,6 +262,7 @@ async def tight_jobs(whole: Whole, stops: Stops, jobs: int) -> Tight:
         answerable=len(results),
         salvaged=salvaged,
         left=left,
+        alone=sum("without the Reducer" in job.state_reason for job in done),
         after=after,
         made=whole.llm.completion_tokens,
     )

@@ -10,6 +10,9 @@ from tests.scripted_llm import Call, Reply, say
 _ITEM = re.compile(r"^(\S+): ", re.MULTILINE)
 _WORDS = ("the", "mill", "river", "1764", "stone", "Anna", "Hale", "north", "wheel", "bridge")
 
+DOCUMENT = ("mills.md", f"# Mills\n\nIn the mill book it says: {', '.join(_WORDS)}.\n")
+"""A document that every word of an answer stands in."""
+
 PLAN = {
     "brief": {
         "objective": "Answer the questions.",
@@ -31,8 +34,9 @@ def words(dice: random.Random, least: int, most: int) -> str:
 
 
 def asked_ids(call: Call) -> list[str]:
-    """Ids of the items that a call in JSON is about."""
-    return _ITEM.findall(call.prompt.rpartition("Items:\n")[2])
+    """Ids of the items that a call in JSON is about; none of one in plain text."""
+    _, found, listed = call.prompt.rpartition("Items:\n")
+    return _ITEM.findall(listed) if found else []
 
 
 class Reader:

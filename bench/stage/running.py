@@ -18,6 +18,8 @@ import asyncpg
 from bench.append import embedded
 from tests.integration.system.whole import Whole, open_whole
 
+__all__ = ["Whole", "database_server", "running"]
+
 _numbers = itertools.count(1)
 
 

@@ -37,8 +37,8 @@ def sign_test(wins: int, losses: int) -> float:
     Pairs that are equal say nothing and are left out beforehand.
     """
     n = wins + losses
-    tail = sum(math.comb(n, k) for k in range(min(wins, losses) + 1)) / 2**n
-    return min(2 * tail, 1.0)
+    tail = sum(math.comb(n, k) for k in range(min(wins, losses) + 1))
+    return float(min(2 * tail / (1 << n), 1.0))
 
 
 def show(title: str, head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
