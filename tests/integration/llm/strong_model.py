@@ -63,8 +63,10 @@ class StrongModel:
         if "You plan work" in prompt:
             return Reply(json=self._plan(prompt))
         if "You write the final answer" in prompt:
-            found = _FINDING.findall(prompt)[: None if self.reduces else -1]
-            return Reply(text=" ".join(f"{text} [{key}]." for key, text in found))
+            found = _FINDING.findall(prompt)
+            # What gets lost first is an id.
+            ids = [f" [{key}]" for key, _ in found[: None if self.reduces else -1]] + [""]
+            return Reply(text=" ".join(f"{t}{i}." for (_, t), i in zip(found, ids, strict=False)))
         if "long story" in prompt:
             return Reply(text="The keeper lit the lamp. " * 40)
         if "Count from one" in prompt:

@@ -212,6 +212,20 @@ async def test_a_server_that_fails_at_one_thing_is_measured_at_the_others() -> N
     assert found.values["max_batch"] == 8
 
 
+async def test_no_further_questions_are_asked_once_one_cannot_be() -> None:
+    strong = StrongModel()
+
+    def script(call: Call) -> Reply:
+        return Reply(status=400) if "\nQuestion: " in call.prompt else strong(call)
+
+    async with ScriptedLLM(script) as server:
+        found = await probed(server, concurrency=2)
+        asked = [call for call in server.calls if "\nQuestion: " in call.prompt]
+    # Those that were under way together, when the style was chosen and once more after it.
+    assert len(asked) <= 4
+    assert {"answer_style", "max_batch", "accuracy", "calibration"} <= set(found.missing)
+
+
 async def test_a_server_that_is_away_or_refuses_the_key_is_named() -> None:
     async with ScriptedLLM(StrongModel(), api_key="right") as server:
         with pytest.raises(Unavailable, match="HMA_LLM_API_KEY"):

@@ -7,7 +7,6 @@ import pytest
 from hma.llm.probing.questions import Question, is_blank, is_right, is_same, load_questions
 
 ASKED = Question("The fee is 12 euros, paid to Anna Hale.", "Who is paid?", ("Anna Hale",))
-FEE = Question("The fee is 12 euros, paid to Anna Hale.", "What is the fee?", ("12 euros",))
 UNTOLD = Question("The fee is 12 euros.", "Who is paid?", ())
 
 
@@ -45,8 +44,9 @@ def test_other_words_are_wrong(answer: str) -> None:
 
 
 def test_another_number_is_wrong_whatever_stands_around_it() -> None:
-    assert is_right("12 euros", FEE)
-    assert not is_right("21 euros", FEE)
+    barrel = Question("It holds 300 litres of rain.", "How much?", ("300 litres of rain",))
+    assert is_right("300 litres of the rain", barrel)
+    assert not is_right("200 litres of rain", barrel)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tomlkit
 
 from hma import settings
 from hma.errors import HmaError
@@ -147,6 +148,18 @@ def test_a_file_that_cannot_be_changed_stays_as_it_is(
     with pytest.raises(HmaError, match=fault):
         write_profile(path, "mine", findings(), routes())
     assert path.read_bytes() == text.encode("utf-8", "surrogateescape")
+
+
+def test_a_change_that_would_lose_something_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "routes.toml"
+    path.write_text(FILE, encoding="utf-8")
+    whole = tomlkit.dumps
+    monkeypatch.setattr(tomlkit, "dumps", lambda text: whole(text).replace("completion = 2", ""))
+    with pytest.raises(HmaError, match="without loss"):
+        write_profile(path, "mine", findings(), routes())
+    assert path.read_text(encoding="utf-8") == FILE
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
