@@ -29,7 +29,13 @@ from services.meta_agent.deciding.valuing import (
     value_of,
 )
 from services.meta_agent.job.layers import heights
-from services.meta_agent.job.state import JobFold, TaskFold
+from services.meta_agent.job.state import TaskFold
+
+_CHANGES = frozenset(
+    {"attempt_finished", "attempt_lost", "call_settled", "plan_closed", "round_judged"}
+    | {"state_changed", "task_settled"}
+)
+"""Decisions after which tasks may need more, or others may have left some."""
 
 
 def allot(turn: Turn) -> None:
@@ -41,7 +47,7 @@ def allot(turn: Turn) -> None:
         _fix_shares(turn)
         return
     purse = purse_of(fold, turn.rules)
-    if not _worth_a_look(fold, purse):
+    if not _worth_a_look(turn, purse):
         return
     needs = needs_of(turn, purse)
     if _shortage(needs, purse) > 0 and _merge(turn, needs, purse):
@@ -78,6 +84,7 @@ def needs_of(turn: Turn, have: Purse) -> dict[str, Need]:
     needed = {name for task in fold.tasks.values() for name in task.task.depends_on}
     below = heights(fold)
     sick = sick_routes(fold.attempts.values())
+    by_id = {task.task.id: task for task in fold.tasks.values()}
     needs = {}
     for task in fold.tasks.values():
         if task.settled or task.uid in running:
@@ -85,7 +92,7 @@ def needs_of(turn: Turn, have: Purse) -> dict[str, Need]:
         purse = limit_of(task, have, fold)
         name, _ = choose_route(task.task, fold, rules, turn.observed.routes, purse, sick=sick)
         route = rules.route(name)
-        estimate = estimate_open(task, fold, rules, route)
+        estimate = estimate_open(task, fold, rules, route, by_id)
         items = open_items(task)
         if fold.created.items and serves_only_others(task.task, task.task.id in needed):
             items = 0
@@ -95,11 +102,12 @@ def needs_of(turn: Turn, have: Purse) -> dict[str, Need]:
     return needs
 
 
-def _worth_a_look(fold: JobFold, purse: Purse) -> bool:
+def _worth_a_look(turn: Turn, purse: Purse) -> bool:
     """Whether some task lacks money, and something could have changed for it.
 
     Cheap, because it is asked in every turn: the rest is not.
     """
+    fold = turn.fold
     running = {attempt.uid for attempt in fold.open_attempts()}
     lacking = [
         task
@@ -108,10 +116,13 @@ def _worth_a_look(fold: JobFold, purse: Purse) -> bool:
         and task.uid not in running
         and purse.committed.get(task.uid, 0) < (task.value.tokens if task.value else 1)
     ]
-    if any(task.uid not in fold.deferred for task in lacking):
+    if not lacking:
+        return False
+    if any(event.WhichOneof("payload") in _CHANGES for event in turn.events):
         return True
-    least = min((fold.deferred[task.uid] for task in lacking), default=0)
-    return bool(lacking) and purse.pool >= least
+    # Tokens may also have come from a top-up or a late report.
+    least = min((fold.deferred.get(task.uid, purse.pool + 1) for task in lacking), default=0)
+    return purse.pool >= least
 
 
 def _set_aside(needs: Mapping[str, Need], purse: Purse) -> int:

@@ -8,6 +8,7 @@ on estimating; the exact prompt is counted by the service before it calls.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from hma.llm.routes import Route
@@ -157,9 +158,18 @@ def estimate_task(
     )
 
 
-def dependency_tokens(fold: JobFold, task: task_pb2.Task) -> int:
-    """Estimated tokens of the results that a task's prompt will carry."""
-    found = (fold.task_by_id(name) for name in task.depends_on)
+def dependency_tokens(
+    fold: JobFold, task: task_pb2.Task, by_id: Mapping[str, TaskFold] | None = None
+) -> int:
+    """Estimated tokens of the results that a task's prompt will carry.
+
+    Args:
+        fold: The job.
+        task: One of its tasks.
+        by_id: The job's tasks by id, from those who ask about many.
+    """
+    find = fold.task_by_id if by_id is None else by_id.get
+    found = (find(name) for name in task.depends_on)
     return sum(_result_tokens(dependency) for dependency in found if dependency is not None)
 
 

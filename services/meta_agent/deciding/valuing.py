@@ -12,7 +12,7 @@ and neither is a priority: the two must not be weighed against each other.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from hma.llm.routes import Route
 from hma.v1 import common_pb2, job_pb2, task_pb2
@@ -154,11 +154,24 @@ def realised_gain(task: TaskFold, fold: JobFold) -> float:
     return sum(max(weight_of(item) - now, 0.0) for item in task.result.items)
 
 
-def estimate_open(task: TaskFold, fold: JobFold, rules: Rules, route: Route) -> Estimate:
-    """Expected cost of what is still open of a task."""
-    return estimate_task(
-        task.task, route, dependency_tokens(fold, task.task), rules.history, open_items(task)
-    )
+def estimate_open(
+    task: TaskFold,
+    fold: JobFold,
+    rules: Rules,
+    route: Route,
+    by_id: Mapping[str, TaskFold] | None = None,
+) -> Estimate:
+    """Expected cost of what is still open of a task.
+
+    Args:
+        task: The task.
+        fold: Its job.
+        rules: For what was measured.
+        route: Where it would run.
+        by_id: The job's tasks by id, from those who ask about many.
+    """
+    carried = dependency_tokens(fold, task.task, by_id)
+    return estimate_task(task.task, route, carried, rules.history, open_items(task))
 
 
 def next_tokens(fold: JobFold, rules: Rules, tokens: int = 1000) -> job_pb2.ValueEstimate:
