@@ -82,6 +82,18 @@ def test_top_up_funds_all_that_waits_at_once() -> None:
     assert {m.to_task_uid for m in moves(desk.events)} == {"1.3", "1.4", "1.5", "1.6"}
 
 
+def test_top_up_funds_what_waits_before_there_is_a_place_for_it() -> None:
+    desk = make_desk(itemised_plan([1] * 4), 2 * WHOLE)
+    desk.step(slots=0)
+    assert len(desk.fold.deferred) == 2
+    desk.fact(budget_granted=job_pb2.BudgetGranted(request_id="g", tokens=2 * WHOLE))
+    desk.step(slots=0)
+    assert not desk.open()
+    assert not desk.fold.deferred
+    assert [m.reason for m in moves(desk.events)] == ["others left tokens"] * 2
+    assert desk.step(slots=0) == []
+
+
 def test_task_that_begins_with_less_than_its_need_waits_for_nobody_any_more() -> None:
     # Room for two whole tasks, and for a third to begin.
     desk = make_desk(itemised_plan([1] * 4), int(2.9 * WHOLE))
@@ -135,6 +147,7 @@ def test_job_without_items_runs_the_first_part_of_a_chain_that_it_cannot_pay_for
     desk.step()
     desk.step()
     assert desk.open() == ["t0"], "what it brings is part of an answer"
+    assert "1.1" not in deferred(desk.events)
 
 
 def test_high_task_is_reckoned_with_on_the_route_that_its_tokens_let_it_take() -> None:
@@ -145,6 +158,7 @@ def test_high_task_is_reckoned_with_on_the_route_that_its_tokens_let_it_take() -
     desk.step()
     desk.step()
     assert [attempt.route for attempt in desk.fold.open_attempts()] == ["fast"]
+    assert not deferred(desk.events)
 
 
 # ---- budgeting off

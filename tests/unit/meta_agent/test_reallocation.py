@@ -47,9 +47,9 @@ def worth_of_answer(seed: int, kind: str, budgeting: job_pb2.Switch.ValueType) -
         policy=job_pb2.JobPolicy(budgeting=budgeting, shape=job_pb2.JOB_SHAPE_TEAM),
     )
     fold = Unchecked(seed, created, make_rules(), FAULTS, slots=8).run()
-    got = {i.item_id: weight_of(i) for i in fold.answer.items} if fold.answer is not None else {}
-    total: float = sum(got.get(item.item_id, EXTRACT_WEIGHT) for item in created.items)
-    return total / items
+    answers = fold.answer.items if fold.answer is not None else ()
+    got: dict[str, float] = {item.item_id: weight_of(item) for item in answers}
+    return float(sum(got.get(i.item_id, EXTRACT_WEIGHT) for i in created.items)) / items
 
 
 def sign_test(wins: int, losses: int) -> float:
