@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 import random
-from math import comb
 
 import pytest
 
@@ -49,13 +49,14 @@ def worth_of_answer(seed: int, kind: str, budgeting: job_pb2.Switch.ValueType) -
     fold = Unchecked(seed, created, make_rules(), FAULTS, slots=8).run()
     answers = fold.answer.items if fold.answer is not None else ()
     got: dict[str, float] = {item.item_id: weight_of(item) for item in answers}
-    return float(sum(got.get(i.item_id, EXTRACT_WEIGHT) for i in created.items)) / items
+    return sum(got.get(i.item_id, EXTRACT_WEIGHT) for i in created.items) / items
 
 
 def sign_test(wins: int, losses: int) -> float:
     """Two-sided exact sign test: probability of so uneven a split of fair coins."""
     tries, fewer = wins + losses, min(wins, losses)
-    return min(1.0, 2 * sum(comb(tries, k) for k in range(fewer + 1)) / 2**tries)
+    splits = sum(math.comb(tries, k) for k in range(fewer + 1))
+    return min(1.0, 2 * splits / math.pow(2, tries))
 
 
 @pytest.mark.parametrize("kind", ["flat", "chains", "uneven"])
