@@ -55,6 +55,7 @@ class Faults:
     deaf: float = 0.0
     slow: float = 0.0
     duplicated: float = 0.0
+    raced: float = 0.0
     ungrounded: float = 0.0
     empty: float = 0.0
 
@@ -344,9 +345,12 @@ class World:
         )
         held = service.attempt.grant
         if held.call == number and not held.denied and prompt + most <= held.tokens:
+            self._inbox.append(Intended(service.attempt.key, intent))
             self._call(service, prompt, most)
         else:
             service.waiting = intent
+            self._inbox.append(Intended(service.attempt.key, intent))
+        if service.random.random() < self.faults.duplicated:
             self._inbox.append(Intended(service.attempt.key, intent))
 
     def _granted(self, service: Service, intent: attempt_pb2.CallIntent) -> None:
@@ -369,6 +373,12 @@ class World:
         if service.over:
             return
         self._spend(service, prompt, service.random.randint(1, most))
+        if service.random.random() < self.faults.raced:
+            # Its last word and an order to stop pass each other; so may a second copy.
+            self._finish(service)
+            self._inbox.append(self._inbox[-1])
+            self.at(0.0, lambda: self._stop(service))
+            return
         self._next_call(service)
 
     def _spend(self, service: Service, prompt: int, completion: int) -> None:
@@ -383,6 +393,7 @@ class World:
         service.calls.append(call)
 
     def _stop(self, service: Service) -> None:
+        service.stopped = True
         if service.over or self.random.random() < self.faults.deaf:
             return
         # A running call is cut: it has cost its prompt and what was generated.

@@ -23,6 +23,7 @@ HARSH = Faults(
     deaf=0.1,
     slow=0.1,
     duplicated=0.3,
+    raced=0.1,
     ungrounded=0.2,
     empty=0.1,
 )
@@ -118,7 +119,10 @@ def _causes(world: World) -> list[int]:
     deadline=st.integers(1, 300),
     preset=st.sampled_from(["smollm2", "standard"]),
     requests=st.lists(
-        st.tuples(st.floats(0, 60), st.sampled_from(["interrupt", "cancel", "grant"])), max_size=4
+        st.tuples(
+            st.floats(0, 60), st.sampled_from(["interrupt", "cancel", "grant", "money", "driver"])
+        ),
+        max_size=4,
     ),
 )
 def test_client_commands_at_any_moment_keep_the_invariants(
@@ -146,6 +150,11 @@ def _request(world: World, what: str) -> None:
         world.say(interrupt_requested=job_pb2.InterruptRequested(request_id="i"))
     elif what == "cancel":
         world.say(cancel_requested=job_pb2.CancelRequested(request_id="c"))
+    elif what == "driver":
+        if not world.fold.ended:
+            world.claim()
+    elif what == "money":
+        world.say(budget_granted=job_pb2.BudgetGranted(request_id="m", cost=1e-4))
     else:
         world.say(budget_granted=job_pb2.BudgetGranted(request_id="g", tokens=500))
 
