@@ -58,8 +58,14 @@ def answer_intent(
     return granted
 
 
-def release_surplus(turn: Turn, key: AttemptKey) -> None:
-    """Gives back what a task has set aside beyond its last calls, when others wait."""
+def release_surplus(turn: Turn, key: AttemptKey, calls_left: int) -> None:
+    """Gives back what a task has set aside beyond its last calls, when others wait.
+
+    Args:
+        turn: The decision in the making.
+        key: The attempt that has just said that it makes a call.
+        calls_left: Calls that it expects to make after this one.
+    """
     fold = turn.fold
     attempt = fold.attempts[key]
     task = fold.tasks.get(attempt.uid)
@@ -70,14 +76,14 @@ def release_surplus(turn: Turn, key: AttemptKey) -> None:
         task.task, route, dependency_tokens(fold, task.task), turn.rules.history
     )
     purse = purse_of(fold, turn.rules)
-    surplus = purse.committed.get(task.uid, 0) - attempt.calls_left * estimate.call_tokens
+    surplus = purse.committed.get(task.uid, 0) - calls_left * estimate.call_tokens
     if surplus > 0:
-        words = f"nearly done: {attempt.calls_left} more calls to come"
+        words = f"nearly done: {calls_left} more calls to come"
         turn.emit(
             tokens_moved=job_pb2.TokensMoved(
                 from_task_uid=task.uid,
                 tokens=surplus,
-                reason=words if attempt.calls_left else "nearly done: this is its last call",
+                reason=words if calls_left else "nearly done: this is its last call",
                 pool_tokens=max(purse.pool, 0),
             )
         )

@@ -59,7 +59,10 @@ def _answer_intent(turn: Turn, attempt: AttemptFold, intent: attempt_pb2.CallInt
             )
         )
         attempt = turn.fold.attempts[attempt.key]
-    if intent.call in attempt.settled or covered(attempt.grant, intent):
+    if intent.call in attempt.settled:
+        return
+    if covered(attempt.grant, intent):
+        release_surplus(turn, attempt.key, intent.calls_left)
         return
     if attempt.stop is not None:
         grant = attempt_pb2.Grant(call=intent.call, denied=True, reason="told to stop")
@@ -67,7 +70,7 @@ def _answer_intent(turn: Turn, attempt: AttemptFold, intent: attempt_pb2.CallInt
     else:
         granted = answer_intent(turn, attempt, intent)
     turn.emit(call_granted=granted)
-    release_surplus(turn, attempt.key)
+    release_surplus(turn, attempt.key, intent.calls_left)
 
 
 def covered(grant: attempt_pb2.Grant, intent: attempt_pb2.CallIntent) -> bool:

@@ -344,6 +344,7 @@ class World:
         )
         held = service.attempt.grant
         if held.call == number and not held.denied and prompt + most <= held.tokens:
+            self._inbox.append(Intended(service.attempt.key, intent))
             self._call(service, prompt, most)
         else:
             service.waiting = intent

@@ -1,0 +1,105 @@
+"""Which route a task takes, and why."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hma.v1 import common_pb2, job_pb2, task_pb2
+from services.meta_agent.deciding.history import History, task_key
+from services.meta_agent.deciding.observed import RouteState
+from services.meta_agent.deciding.routing import SICK_AFTER, choose_route
+from services.meta_agent.deciding.rules import Rules
+from services.meta_agent.job.state import JobFold
+from tests.unit.meta_agent.histories import ANSWER, MEDIUM, measured
+from tests.unit.meta_agent.simulation import make_created, make_rules
+from tests.unit.meta_agent.test_deciding import Desk, make_desk, make_plan
+
+HIGH = common_pb2.COMPLEXITY_HIGH
+AWAY = RouteState(ready=False)
+
+
+def make_fold(**policy: object) -> JobFold:
+    created = make_created(policy=job_pb2.JobPolicy(**policy))  # type: ignore[arg-type]
+    return Desk(created).fold
+
+
+def chosen(
+    task: task_pb2.Task,
+    rules: Rules | None = None,
+    fold: JobFold | None = None,
+    purse: int | None = None,
+    failed: str = "",
+    **states: RouteState,
+) -> tuple[str, str]:
+    rules = rules or make_rules("standard")
+    shunned = frozenset({failed} if failed else ())
+    return choose_route(task, fold or make_fold(), rules, states, purse, shunned)
+
+
+def task(complexity: common_pb2.Complexity.ValueType = MEDIUM, **fields: object) -> task_pb2.Task:
+    return task_pb2.Task(kind=ANSWER, complexity=complexity, **fields)  # type: ignore[arg-type]
+
+
+def both(
+    rules: Rules, complexity: common_pb2.Complexity.ValueType, fast: float, deep: float
+) -> Rules:
+    records = {}
+    for route, weight in (("fast", fast), ("reasoning", deep)):
+        known = measured(rules, route=route, weight=weight, complexity=complexity)
+        key = task_key(rules.route(route), ANSWER, complexity)
+        records[key] = known.record(key)
+    return replace(rules, history=History(records))
+
+
+def test_plain_task_takes_the_default_and_a_hard_one_reasons() -> None:
+    assert chosen(task()) == ("fast", "the default")
+    name, why = chosen(task(HIGH))
+    assert name == "reasoning"
+    assert "high complexity" in why
+
+
+def test_grant_too_small_for_reasoning_never_gets_it() -> None:
+    assert chosen(task(HIGH), purse=1500 + 1024 + 79)[0] == "fast"
+    for purse in range(0, 6000, 100):
+        name, _ = chosen(task(HIGH), purse=purse)
+        assert name == "fast" or purse >= 1500 + 1024 + 80
+
+
+def test_names_of_the_task_and_of_the_policy_stand_in_this_order() -> None:
+    fold = make_fold(route="reasoning")
+    assert chosen(task(), fold=fold) == ("reasoning", "the job's policy names it")
+    assert chosen(task(route="fast"), fold=fold) == ("fast", "the task names it")
+    assert chosen(task(HIGH), fold=make_fold(routing=job_pb2.SWITCH_OFF))[0] == "fast"
+
+
+def test_measured_answers_overrule_what_complexity_suggests() -> None:
+    rules = make_rules("standard")
+    assert chosen(task(HIGH), both(rules, HIGH, 0.8, 0.6))[0] == "fast"
+    assert chosen(task(HIGH), both(rules, HIGH, 0.6, 0.8))[0] == "reasoning"
+    assert chosen(task(), both(rules, MEDIUM, 0.5, 0.9))[0] == "reasoning"
+    assert chosen(task(), both(rules, MEDIUM, 0.8, 0.85))[0] == "fast", "not clearly better"
+
+
+def test_route_that_is_away_or_has_failed_the_task_is_replaced_and_says_why() -> None:
+    name, why = chosen(task(), fast=AWAY)
+    assert (name, why) == ("reasoning", "route fast is not ready")
+    name, why = chosen(task(), failed="fast")
+    assert (name, why) == ("reasoning", "route fast has failed this task")
+    name, why = chosen(task(), fast=AWAY, reasoning=AWAY)
+    assert name == "fast"
+    assert "no other can be used" in why
+
+
+def test_model_that_cannot_think_is_never_asked_to() -> None:
+    assert chosen(task(HIGH), make_rules("smollm2"))[0] == "fast"
+
+
+def test_route_that_fails_several_times_in_a_row_is_left_by_other_tasks() -> None:
+    plan = make_plan(a=[], b=[], c=[], late=["a"])
+    desk = make_desk(plan, make_rules("standard"), max_attempts=1)
+    desk.step()
+    assert {a.route for a in desk.fold.open_attempts()} == {"fast"}
+    transient = common_pb2.FAILURE_CLASS_TRANSIENT
+    for number, name in enumerate(("b", "c", "a"), start=1):
+        desk.step(desk.ends(name, ok=False, failure_class=transient))
+        assert number < SICK_AFTER or desk.attempt("late").route == "reasoning"
