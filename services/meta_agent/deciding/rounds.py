@@ -1,59 +1,26 @@
 """After reducing: judges the answer without a judge, and plans another round where it pays.
 
-Another round is planned by code. Items that no model has read are asked again as they
-were; items whose answer is weak only where another route can be asked, since at
-temperature 0 the same route gives the same answer.
+Another round is planned by code, from what may be asked again (`asking_again`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from google.protobuf.duration_pb2 import Duration
 
-from hma.llm.routes import Route
 from hma.v1 import attempt_pb2, common_pb2, job_pb2, task_pb2
 from services.meta_agent.deciding.admitting import admit_task
+from services.meta_agent.deciding.asking_again import Again, candidates, quality_of
 from services.meta_agent.deciding.budget import purse_of, reserve
-from services.meta_agent.deciding.deadlines import TOKENS_PER_SECOND, work_deadline
-from services.meta_agent.deciding.estimate import QUANTILE, estimate_task
+from services.meta_agent.deciding.deadlines import work_deadline
+from services.meta_agent.deciding.estimate import QUANTILE
 from services.meta_agent.deciding.halting import POLICIES, Verdict
-from services.meta_agent.deciding.history import ENOUGH, task_key
-from services.meta_agent.deciding.routing import affords, sick_routes
-from services.meta_agent.deciding.rules import Rules, is_on
+from services.meta_agent.deciding.rules import Rules
 from services.meta_agent.deciding.stopping import why_stop
 from services.meta_agent.deciding.turn import Turn
-from services.meta_agent.deciding.valuing import (
-    EXTRACT_WEIGHT,
-    expected_weight,
-    value,
-    weight_of,
-    weight_without,
-)
-from services.meta_agent.job.state import JobFold, TaskFold
-
-WEAK = 0.75
-"""Quality of an answer below which another round may ask for it again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Again:
-    """Open or weak items of one task, to be asked once more.
-
-    Attributes:
-        task: The task they belong to.
-        items: The items; empty for a task that has none.
-        route: Where they would be asked.
-        value: What that is expected to be worth.
-        seconds: How long it is expected to take.
-    """
-
-    task: TaskFold
-    items: tuple[task_pb2.Item, ...]
-    route: Route
-    value: job_pb2.ValueEstimate
-    seconds: float
+from services.meta_agent.deciding.valuing import EXTRACT_WEIGHT, weight_of
+from services.meta_agent.job.state import JobFold
 
 
 def judge_round(turn: Turn) -> None:
@@ -86,33 +53,21 @@ def judge_round(turn: Turn) -> None:
         _plan(turn, again)
 
 
-def quality_of(item: task_pb2.ItemAnswer, route: Route) -> float:
-    """How good an answer probably is, 0 to 1, from signals that cost no token.
-
-    By the route's calibration of grounding and mean log-probability (facts/llm.md, rule
-    9); without one, by the weights of `Answer.confidence`.
-    """
-    calibration = route.profile.calibration
-    if calibration is None or item.origin == common_pb2.ORIGIN_EXTRACT or not item.answer:
-        return weight_of(item)
-    return calibration.probability_good(grounded=item.grounded, mean_logprob=item.mean_logprob)
-
-
 def _funded(turn: Turn, tokens: int) -> tuple[list[Again], job_pb2.RoundFeatures]:
     """What another round would do with so many tokens, best first, and the features."""
     fold, rules = turn.fold, turn.rules
     room = tokens - reserve(fold, rules)
     places = rules.max_plan_tasks - len(fold.tasks)
-    candidates = sorted(_candidates(turn), key=lambda a: -a.value.gain_per_1000_tokens)
+    found = sorted(candidates(turn), key=lambda a: -a.value.gain_per_1000_tokens)
     taken: list[Again] = []
-    for each in candidates:
+    for each in found:
         needed = each.value.tokens + _to_reduce(fold, rules, [each])
         if needed <= room and len(taken) < places:
             taken.append(each)
             room -= needed
     if not taken and places > 0:
         # Not paid for; the least that would be says how much is missing.
-        taken = sorted(candidates, key=lambda a: a.value.tokens)[:1]
+        taken = sorted(found, key=lambda a: a.value.tokens)[:1]
     return taken, _features(turn, taken, tokens)
 
 
@@ -170,94 +125,6 @@ def _together(again: Sequence[Again]) -> job_pb2.ValueEstimate:
     if total.tokens:
         total.gain_per_1000_tokens = 1000 * total.gain / total.tokens
     return total
-
-
-def _candidates(turn: Turn) -> list[Again]:
-    """What could be asked again; each item once, of its latest task."""
-    fold, rules = turn.fold, turn.rules
-    default = rules.job_route(fold)
-    known = {item.item_id: item for item in fold.answer.items} if fold.answer else {}
-    redone = {task.redoes for task in fold.tasks.values()}
-    found = []
-    for task in fold.tasks.values():
-        if task.uid in redone or task.merged_into:
-            continue
-        unread, weak = _open(task, known, default)
-        other = _other_route(turn, task)
-        if unread:
-            found.append(_again(turn, task, unread, known, default))
-        if weak and other is not None:
-            found.append(_again(turn, task, weak, known, other))
-    return found
-
-
-def _open(
-    task: TaskFold, known: dict[str, task_pb2.ItemAnswer], route: Route
-) -> tuple[list[task_pb2.Item], list[task_pb2.Item]]:
-    """Items of a task that no model has read, and those whose answer is weak."""
-    if not task.task.items:
-        nothing = task.result is None or not (task.result.items or task.result.notes)
-        return ([task_pb2.Item(item_id=task.task.id)] if nothing else []), []
-    unread, weak = [], []
-    for item in task.task.items:
-        answer = known.get(item.item_id)
-        extract = answer is not None and answer.origin == common_pb2.ORIGIN_EXTRACT
-        if answer is None and _was_read(task, item.item_id):
-            weak.append(item)
-        elif answer is None or (extract and not answer.mean_logprob):
-            unread.append(item)
-        elif extract or quality_of(answer, route) < WEAK:
-            weak.append(item)
-    return unread, weak
-
-
-def _was_read(task: TaskFold, item_id: str) -> bool:
-    """Whether a model has looked and said that the answer is not there."""
-    gaps = task.result.missing if task.result is not None else ()
-    refused = common_pb2.FAILURE_CLASS_REFUSED
-    return any(gap.item_id == item_id and gap.failure_class == refused for gap in gaps)
-
-
-def _other_route(turn: Turn, task: TaskFold) -> Route | None:
-    """Another route than the task has taken, that thinks and is to be had."""
-    fold, rules = turn.fold, turn.rules
-    fixed = task.task.route or fold.created.policy.route
-    if fixed or not is_on(fold.created.policy.routing):
-        return None
-    taken = {attempt.route for attempt in fold.attempts_of(task.uid)}
-    shunned = taken | sick_routes(fold.attempts.values())
-    for route in rules.routes.values():
-        if route.name in shunned or not turn.route_state(route.name).ready:
-            continue
-        if not route.reasoning or affords(task.task, route, rules, None):
-            return route
-    return None
-
-
-def _again(
-    turn: Turn,
-    task: TaskFold,
-    items: Sequence[task_pb2.Item],
-    known: dict[str, task_pb2.ItemAnswer],
-    route: Route,
-) -> Again:
-    fold, rules = turn.fold, turn.rules
-    estimate = estimate_task(task.task, route, 0, rules.history, len(items))
-    weight, samples = expected_weight(route, task.task.kind, task.task.complexity, rules)
-    now = [
-        quality_of(known[item.item_id], route)
-        if item.item_id in known
-        else weight_without(task.task, fold)
-        for item in items
-    ]
-    mean = min(sum(now) / len(now), 1.0)
-    record = rules.history.record(task_key(route, task.task.kind, task.task.complexity))
-    seconds = estimate.calls * estimate.call_completion / TOKENS_PER_SECOND
-    if record.milliseconds.total >= ENOUGH:
-        seconds = estimate.calls * record.milliseconds.quantile(QUANTILE) / 1000
-    worth = value(len(items), weight, mean, estimate.total, QUANTILE, samples)
-    own = tuple(items) if task.task.items else ()
-    return Again(task, own, route, worth, seconds)
 
 
 def _plan(turn: Turn, again: Sequence[Again]) -> None:
