@@ -7,8 +7,8 @@ answer.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from hma.llm.routes import Route
 from hma.v1 import common_pb2, job_pb2, task_pb2
@@ -17,8 +17,15 @@ from services.meta_agent.deciding.estimate import QUANTILE, estimate_task
 from services.meta_agent.deciding.history import ENOUGH, task_key
 from services.meta_agent.deciding.routing import affords, sick_routes
 from services.meta_agent.deciding.rules import is_on
+from services.meta_agent.deciding.settling import BAD_ENDS
 from services.meta_agent.deciding.turn import Turn
-from services.meta_agent.deciding.valuing import expected_weight, value, weight_of, weight_without
+from services.meta_agent.deciding.valuing import (
+    expected_weight,
+    serves_only_others,
+    value,
+    weight_of,
+    weight_without,
+)
 from services.meta_agent.job.state import TaskFold
 
 WEAK = 0.75
@@ -35,6 +42,7 @@ class Again:
         route: Where they would be asked.
         value: What that is expected to be worth.
         seconds: How long it is expected to take.
+        first: What it needs and what came to nothing, to be asked again before it.
     """
 
     task: TaskFold
@@ -42,25 +50,57 @@ class Again:
     route: Route
     value: job_pb2.ValueEstimate
     seconds: float
+    first: tuple[Again, ...] = ()
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Names it: unread and weak items of a task are asked on different routes."""
+        return self.task.uid, self.route.name
 
 
 def candidates(turn: Turn) -> list[Again]:
-    """What could be asked again; each item once, of its latest task."""
+    """What could be asked again and may gain; each item once, of its latest task."""
     fold, rules = turn.fold, turn.rules
     default = rules.job_route(fold)
     known = {item.item_id: item for item in fold.answer.items} if fold.answer else {}
     redone = {task.redoes for task in fold.tasks.values()}
-    found = []
+    needed = {name for task in fold.tasks.values() for name in task.task.depends_on}
+    found: list[Again] = []
+    failed: dict[str, Again] = {}
+    # Tasks are admitted after what they depend on.
     for task in fold.tasks.values():
         if task.uid in redone or task.merged_into:
             continue
         unread, weak = _open(task, known, default)
+        first = _first(task, failed) if unread or weak else ()
         other = _other_route(turn, task)
         if unread:
-            found.append(_again(turn, task, unread, known, default))
+            again = replace(_again(turn, task, unread, known, default), first=first)
+            if fold.created.items and serves_only_others(task.task, task.task.id in needed):
+                # Worth nothing by itself: it comes with what it is needed for.
+                again = replace(again, value=_without_gain(again.value))
+            found.append(again)
+            if task.state in BAD_ENDS:
+                failed[task.task.id] = again
         if weak and other is not None:
-            found.append(_again(turn, task, weak, known, other))
-    return found
+            found.append(replace(_again(turn, task, weak, known, other), first=first))
+    return [again for again in found if again.value.gain > 0]
+
+
+def _first(task: TaskFold, failed: Mapping[str, Again]) -> tuple[Again, ...]:
+    """What a task needs, directly or not, that came to nothing; in order, each once."""
+    before: dict[str, Again] = {}
+    for name in task.task.depends_on:
+        if name in failed:
+            for again in (*failed[name].first, failed[name]):
+                before.setdefault(again.task.uid, again)
+    return tuple(before.values())
+
+
+def _without_gain(value: job_pb2.ValueEstimate) -> job_pb2.ValueEstimate:
+    return job_pb2.ValueEstimate(
+        tokens=value.tokens, probability=value.probability, samples=value.samples
+    )
 
 
 def quality_of(item: task_pb2.ItemAnswer, route: Route) -> float:

@@ -17,6 +17,7 @@ from services.meta_agent.deciding.deadlines import work_deadline
 from services.meta_agent.deciding.estimate import QUANTILE
 from services.meta_agent.deciding.halting import POLICIES, Verdict
 from services.meta_agent.deciding.rules import Rules
+from services.meta_agent.deciding.settling import BAD_ENDS
 from services.meta_agent.deciding.stopping import why_stop
 from services.meta_agent.deciding.turn import Turn
 from services.meta_agent.deciding.valuing import EXTRACT_WEIGHT, weight_of
@@ -59,16 +60,19 @@ def _funded(turn: Turn, tokens: int) -> tuple[list[Again], job_pb2.RoundFeatures
     room = tokens - reserve(fold, rules)
     places = rules.max_plan_tasks - len(fold.tasks)
     found = sorted(candidates(turn), key=lambda a: -a.value.gain_per_1000_tokens)
-    taken: list[Again] = []
+    taken: dict[tuple[str, str], Again] = {}
     for each in found:
-        needed = each.value.tokens + _to_reduce(fold, rules, [each])
-        if needed <= room and len(taken) < places:
-            taken.append(each)
+        more = [again for again in (*each.first, each) if again.key not in taken]
+        needed = sum(again.value.tokens for again in more) + _to_reduce(fold, rules, more)
+        if needed <= room and len(taken) + len(more) <= places:
+            taken.update({again.key: again for again in more})
             room -= needed
-    if not taken and places > 0:
+    chosen = list(taken.values())
+    if not chosen and found and places > 0:
         # Not paid for; the least that would be says how much is missing.
-        taken = sorted(found, key=lambda a: a.value.tokens)[:1]
-    return taken, _features(turn, taken, tokens)
+        least = min(found, key=lambda a: sum(again.value.tokens for again in (*a.first, a)))
+        chosen = [*least.first, least]
+    return chosen, _features(turn, chosen, tokens)
 
 
 def _to_reduce(fold: JobFold, rules: Rules, again: Sequence[Again]) -> int:
@@ -105,8 +109,13 @@ def _features(turn: Turn, again: Sequence[Again], tokens: int) -> job_pb2.RoundF
         min_gain_per_1000_tokens=policy.min_gain_per_1000_tokens or rules.min_gain_per_1000_tokens,
     )
     _set(features.time_left, max(work_deadline(fold, rules) - turn.now, 0.0))
-    _set(features.time_needed, max((each.seconds for each in again), default=0.0))
+    _set(features.time_needed, max((_seconds(each) for each in again), default=0.0))
     return features
+
+
+def _seconds(again: Again) -> float:
+    """How long it takes, with what has to be asked before it."""
+    return again.seconds + sum(first.seconds for first in again.first)
 
 
 def _together(again: Sequence[Again]) -> job_pb2.ValueEstimate:
@@ -130,6 +139,7 @@ def _together(again: Sequence[Again]) -> job_pb2.ValueEstimate:
 def _plan(turn: Turn, again: Sequence[Again]) -> None:
     """Admits the tasks of the round that begins."""
     fold = turn.fold
+    names = _successors(fold)
     for each in again:
         task = task_pb2.Task()
         task.CopyFrom(each.task.task)
@@ -137,11 +147,27 @@ def _plan(turn: Turn, again: Sequence[Again]) -> None:
         del task.items[:]
         task.items.extend(each.items)
         task.critical = False
+        task.depends_on[:] = [names.get(name, name) for name in task.depends_on]
+        if each.task.state in BAD_ENDS:
+            names[each.task.task.id] = task.id
         if each.route.name != turn.rules.job_route(fold).name:
             task.route = each.route.name
         source = attempt_pb2.PLAN_SOURCE_STRUCTURAL
         admit_task(turn, task, source, redoes=each.task.uid)
     turn.change_state(job_pb2.JOB_STATE_RUNNING, f"round {fold.round}: {len(again)} tasks again")
+
+
+def _successors(fold: JobFold) -> dict[str, str]:
+    """By id, for each task that came to nothing, the one that has succeeded it."""
+    names: dict[str, str] = {}
+    for task in fold.tasks.values():
+        before = fold.tasks.get(task.redoes)
+        if before is not None and before.state in BAD_ENDS:
+            names = {
+                old: task.task.id if new == before.task.id else new for old, new in names.items()
+            }
+            names[before.task.id] = task.task.id
+    return names
 
 
 def _new_id(fold: JobFold, name: str) -> str:
