@@ -7,7 +7,7 @@ answer.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from hma.llm.routes import Route
@@ -16,7 +16,7 @@ from services.meta_agent.deciding.deadlines import TOKENS_PER_SECOND
 from services.meta_agent.deciding.estimate import QUANTILE, estimate_task
 from services.meta_agent.deciding.history import ENOUGH, task_key
 from services.meta_agent.deciding.routing import affords, sick_routes
-from services.meta_agent.deciding.rules import is_on
+from services.meta_agent.deciding.rules import Rules, is_on
 from services.meta_agent.deciding.settling import BAD_ENDS
 from services.meta_agent.deciding.turn import Turn
 from services.meta_agent.deciding.valuing import (
@@ -26,10 +26,13 @@ from services.meta_agent.deciding.valuing import (
     weight_of,
     weight_without,
 )
-from services.meta_agent.job.state import TaskFold
+from services.meta_agent.job.state import JobFold, TaskFold
 
 WEAK = 0.75
 """Quality of an answer below which another round may ask for it again."""
+
+Judge = Callable[[task_pb2.ItemAnswer], float]
+"""How good an answer probably is, 0 to 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,7 @@ def candidates(turn: Turn) -> list[Again]:
     fold, rules = turn.fold, turn.rules
     default = rules.job_route(fold)
     known = {item.item_id: item for item in fold.answer.items} if fold.answer else {}
+    judge = judge_of(fold, rules)
     redone = {task.redoes for task in fold.tasks.values()}
     needed = {name for task in fold.tasks.values() for name in task.task.depends_on}
     found: list[Again] = []
@@ -71,11 +75,11 @@ def candidates(turn: Turn) -> list[Again]:
     for task in fold.tasks.values():
         if task.uid in redone or task.merged_into:
             continue
-        unread, weak = _open(task, known, default)
+        unread, weak = _open(task, known, judge)
         first = _first(task, failed) if unread or weak else ()
         other = _other_route(turn, task)
         if unread:
-            again = replace(_again(turn, task, unread, known, default), first=first)
+            again = replace(_again(turn, task, unread, known, default, judge), first=first)
             if fold.created.items and serves_only_others(task.task, task.task.id in needed):
                 # Worth nothing by itself: it comes with what it is needed for.
                 again = replace(again, value=_without_gain(again.value))
@@ -83,7 +87,7 @@ def candidates(turn: Turn) -> list[Again]:
             if task.state in BAD_ENDS:
                 failed[task.task.id] = again
         if weak and other is not None:
-            found.append(replace(_again(turn, task, weak, known, other), first=first))
+            found.append(replace(_again(turn, task, weak, known, other, judge), first=first))
     return [again for again in found if again.value.gain > 0]
 
 
@@ -103,6 +107,22 @@ def _without_gain(value: job_pb2.ValueEstimate) -> job_pb2.ValueEstimate:
     )
 
 
+def judge_of(fold: JobFold, rules: Rules) -> Judge:
+    """How good answers probably are: each by the calibration of the route that gave it."""
+    routes = {
+        (item.item_id, item.answer, item.mean_logprob): rules.route(attempt.route)
+        for attempt in fold.attempts.values()
+        if attempt.result is not None
+        for item in attempt.result.task.items
+    }
+    default = rules.job_route(fold)
+
+    def judge(item: task_pb2.ItemAnswer) -> float:
+        return quality_of(item, routes.get((item.item_id, item.answer, item.mean_logprob), default))
+
+    return judge
+
+
 def quality_of(item: task_pb2.ItemAnswer, route: Route) -> float:
     """How good an answer probably is, 0 to 1, from signals that cost no token.
 
@@ -116,7 +136,7 @@ def quality_of(item: task_pb2.ItemAnswer, route: Route) -> float:
 
 
 def _open(
-    task: TaskFold, known: dict[str, task_pb2.ItemAnswer], route: Route
+    task: TaskFold, known: dict[str, task_pb2.ItemAnswer], judge: Judge
 ) -> tuple[list[task_pb2.Item], list[task_pb2.Item]]:
     """Items of a task that no model has read, and those whose answer is weak."""
     if not task.task.items:
@@ -130,7 +150,7 @@ def _open(
             weak.append(item)
         elif answer is None or (extract and not answer.mean_logprob):
             unread.append(item)
-        elif extract or quality_of(answer, route) < WEAK:
+        elif extract or judge(answer) < WEAK:
             weak.append(item)
     return unread, weak
 
@@ -164,14 +184,13 @@ def _again(
     items: Sequence[task_pb2.Item],
     known: dict[str, task_pb2.ItemAnswer],
     route: Route,
+    judge: Judge,
 ) -> Again:
     fold, rules = turn.fold, turn.rules
     estimate = estimate_task(task.task, route, 0, rules.history, len(items))
     weight, samples = expected_weight(route, task.task.kind, task.task.complexity, rules)
     now = [
-        quality_of(known[item.item_id], route)
-        if item.item_id in known
-        else weight_without(task.task, fold)
+        judge(known[item.item_id]) if item.item_id in known else weight_without(task.task, fold)
         for item in items
     ]
     mean = min(sum(now) / len(now), 1.0)

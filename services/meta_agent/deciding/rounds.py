@@ -11,7 +11,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from hma.v1 import attempt_pb2, common_pb2, job_pb2, task_pb2
 from services.meta_agent.deciding.admitting import admit_task
-from services.meta_agent.deciding.asking_again import Again, candidates, quality_of
+from services.meta_agent.deciding.asking_again import Again, candidates, judge_of
 from services.meta_agent.deciding.budget import purse_of, reserve
 from services.meta_agent.deciding.deadlines import work_deadline
 from services.meta_agent.deciding.estimate import QUANTILE
@@ -90,7 +90,7 @@ def _features(turn: Turn, again: Sequence[Again], tokens: int) -> job_pb2.RoundF
     given = [answers[name] for name in asked if name in answers]
     read = [item for item in given if item.origin != common_pb2.ORIGIN_EXTRACT]
     sure = [item.mean_logprob for item in read if item.mean_logprob]
-    policy = fold.created.policy
+    policy, judge = fold.created.policy, judge_of(fold, rules)
     features = job_pb2.RoundFeatures(
         items=len(asked),
         answered=len(read),
@@ -99,7 +99,7 @@ def _features(turn: Turn, again: Sequence[Again], tokens: int) -> job_pb2.RoundF
         missing=len(asked) - len(given),
         mean_logprob=sum(sure) / len(sure) if sure else 0.0,
         agreement=_agreement(fold),
-        quality=sum(quality_of(item, route) for item in given) / max(len(asked), 1),
+        quality=sum(judge(item) for item in given) / max(len(asked), 1),
         quality_before=max((r.features.quality for r in fold.rounds), default=0.0),
         calibrated=route.profile.calibration is not None,
         tokens_left=tokens,

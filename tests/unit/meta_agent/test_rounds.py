@@ -8,6 +8,7 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 
 from hma.llm.calibration import Calibration
+from hma.llm.routes import Routes
 from hma.v1 import attempt_pb2, common_pb2, job_pb2, task_pb2
 from services.meta_agent.deciding.budget import purse_of
 from services.meta_agent.deciding.observed import Ended
@@ -208,6 +209,26 @@ def test_quality_is_the_mean_over_all_items_by_calibration() -> None:
     work(desk, "t0", q1=-0.1)
     reduce(desk)
     assert judged(desk)[0].features.quality == pytest.approx(0.95 / 2)
+
+
+def test_answer_is_judged_by_the_calibration_of_the_route_that_gave_it() -> None:
+    rules = calibrated()
+    surer = Calibration(100, ((-1.0, 0.9), (0.0, 0.95)), ((0.0, 0.3),))
+    other = rules.route("reasoning")
+    other = replace(other, profile=replace(other.profile, calibration=surer))
+    rules = replace(rules, routes=Routes({**rules.routes, "reasoning": other}, "fast"))
+    desk = make_desk((1,), rules=rules, max_rounds=3)
+    work(desk, "t0", q1=-5.0)
+    reduce(desk)
+    desk.step()
+    work(desk, "t0.r2", q1=-4.0)
+    attempt = desk.attempt("r.2")
+    result = attempt_pb2.AttemptResult(state=SUCCEEDED)
+    result.answer.items.extend(desk.fold.tasks["2.1"].result.items)  # type: ignore[union-attr]
+    desk.step(Ended(attempt.key, result))
+    first, second = judged(desk)
+    assert first.features.quality == pytest.approx(0.4)
+    assert second.features.quality == pytest.approx(0.9)
 
 
 def helped_plan() -> task_pb2.Plan:
