@@ -29,7 +29,7 @@ from services.meta_agent.deciding.valuing import (
     value_of,
 )
 from services.meta_agent.job.layers import heights
-from services.meta_agent.job.state import TaskFold
+from services.meta_agent.job.state import MOST_TOKENS, TaskFold
 
 _CHANGES = frozenset(
     {"attempt_finished", "attempt_lost", "call_settled", "plan_closed", "round_judged"}
@@ -232,8 +232,8 @@ def _emit_trim(
 ) -> None:
     turn.emit(
         plan_trimmed=job_pb2.PlanTrimmed(
-            needed_tokens=sum(need.tokens for need in needs.values()),
-            available_tokens=max(purse.pool, 0) + _set_aside(needs, purse),
+            needed_tokens=min(sum(need.tokens for need in needs.values()), MOST_TOKENS),
+            available_tokens=min(max(purse.pool, 0) + _set_aside(needs, purse), MOST_TOKENS),
             tasks=trimmed,
         )
     )

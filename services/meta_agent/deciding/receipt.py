@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hma.v1 import job_pb2
 from services.meta_agent.deciding.budget import purse_of
+from services.meta_agent.deciding.money import held_money
 from services.meta_agent.deciding.rules import Rules
 from services.meta_agent.job.state import JobFold
 
@@ -26,6 +27,8 @@ def ledger_of(
         outstanding_tokens=fold.outstanding,
         reserved_tokens=0 if settled else purse_of(fold, rules).reserved,
         cost=fold.cost,
+        max_cost=fold.max_cost,
+        outstanding_cost=held_money(fold, rules),
     )
     for row in fold.rows:
         usage = row.call.usage

@@ -1,59 +1,27 @@
 """After reducing: judges the answer without a judge, and plans another round where it pays.
 
-Another round is planned by code. Items that no model has read are asked again as they
-were; items whose answer is weak only where another route can be asked, since at
-temperature 0 the same route gives the same answer.
+Another round is planned by code, from what may be asked again (`asking_again`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from google.protobuf.duration_pb2 import Duration
 
-from hma.llm.routes import Route
 from hma.v1 import attempt_pb2, common_pb2, job_pb2, task_pb2
 from services.meta_agent.deciding.admitting import admit_task
+from services.meta_agent.deciding.asking_again import Again, candidates, judge_of
 from services.meta_agent.deciding.budget import purse_of, reserve
-from services.meta_agent.deciding.deadlines import TOKENS_PER_SECOND, work_deadline
-from services.meta_agent.deciding.estimate import QUANTILE, estimate_task
+from services.meta_agent.deciding.deadlines import work_deadline
+from services.meta_agent.deciding.estimate import QUANTILE
 from services.meta_agent.deciding.halting import POLICIES, Verdict
-from services.meta_agent.deciding.history import ENOUGH, task_key
-from services.meta_agent.deciding.routing import affords, sick_routes
-from services.meta_agent.deciding.rules import Rules, is_on
+from services.meta_agent.deciding.rules import Rules
+from services.meta_agent.deciding.settling import BAD_ENDS
 from services.meta_agent.deciding.stopping import why_stop
 from services.meta_agent.deciding.turn import Turn
-from services.meta_agent.deciding.valuing import (
-    EXTRACT_WEIGHT,
-    expected_weight,
-    value,
-    weight_of,
-    weight_without,
-)
-from services.meta_agent.job.state import JobFold, TaskFold
-
-WEAK = 0.75
-"""Quality of an answer below which another round may ask for it again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Again:
-    """Open or weak items of one task, to be asked once more.
-
-    Attributes:
-        task: The task they belong to.
-        items: The items; empty for a task that has none.
-        route: Where they would be asked.
-        value: What that is expected to be worth.
-        seconds: How long it is expected to take.
-    """
-
-    task: TaskFold
-    items: tuple[task_pb2.Item, ...]
-    route: Route
-    value: job_pb2.ValueEstimate
-    seconds: float
+from services.meta_agent.deciding.valuing import EXTRACT_WEIGHT, weight_of
+from services.meta_agent.job.state import JobFold
 
 
 def judge_round(turn: Turn) -> None:
@@ -86,34 +54,25 @@ def judge_round(turn: Turn) -> None:
         _plan(turn, again)
 
 
-def quality_of(item: task_pb2.ItemAnswer, route: Route) -> float:
-    """How good an answer probably is, 0 to 1, from signals that cost no token.
-
-    By the route's calibration of grounding and mean log-probability (facts/llm.md, rule
-    9); without one, by the weights of `Answer.confidence`.
-    """
-    calibration = route.profile.calibration
-    if calibration is None or item.origin == common_pb2.ORIGIN_EXTRACT or not item.answer:
-        return weight_of(item)
-    return calibration.probability_good(grounded=item.grounded, mean_logprob=item.mean_logprob)
-
-
 def _funded(turn: Turn, tokens: int) -> tuple[list[Again], job_pb2.RoundFeatures]:
     """What another round would do with so many tokens, best first, and the features."""
     fold, rules = turn.fold, turn.rules
     room = tokens - reserve(fold, rules)
     places = rules.max_plan_tasks - len(fold.tasks)
-    candidates = sorted(_candidates(turn), key=lambda a: -a.value.gain_per_1000_tokens)
-    taken: list[Again] = []
-    for each in candidates:
-        needed = each.value.tokens + _to_reduce(fold, rules, [each])
-        if needed <= room and len(taken) < places:
-            taken.append(each)
+    found = sorted(candidates(turn), key=lambda a: -a.value.gain_per_1000_tokens)
+    taken: dict[tuple[str, str], Again] = {}
+    for each in found:
+        more = [again for again in (*each.first, each) if again.key not in taken]
+        needed = sum(again.value.tokens for again in more) + _to_reduce(fold, rules, more)
+        if needed <= room and len(taken) + len(more) <= places:
+            taken.update({again.key: again for again in more})
             room -= needed
-    if not taken and places > 0:
+    chosen = list(taken.values())
+    if not chosen and found and places > 0:
         # Not paid for; the least that would be says how much is missing.
-        taken = sorted(candidates, key=lambda a: a.value.tokens)[:1]
-    return taken, _features(turn, taken, tokens)
+        least = min(found, key=lambda a: sum(again.value.tokens for again in (*a.first, a)))
+        chosen = [*least.first, least]
+    return chosen, _features(turn, chosen, tokens)
 
 
 def _to_reduce(fold: JobFold, rules: Rules, again: Sequence[Again]) -> int:
@@ -131,7 +90,7 @@ def _features(turn: Turn, again: Sequence[Again], tokens: int) -> job_pb2.RoundF
     given = [answers[name] for name in asked if name in answers]
     read = [item for item in given if item.origin != common_pb2.ORIGIN_EXTRACT]
     sure = [item.mean_logprob for item in read if item.mean_logprob]
-    policy = fold.created.policy
+    policy, judge = fold.created.policy, judge_of(fold, rules)
     features = job_pb2.RoundFeatures(
         items=len(asked),
         answered=len(read),
@@ -140,7 +99,7 @@ def _features(turn: Turn, again: Sequence[Again], tokens: int) -> job_pb2.RoundF
         missing=len(asked) - len(given),
         mean_logprob=sum(sure) / len(sure) if sure else 0.0,
         agreement=_agreement(fold),
-        quality=sum(quality_of(item, route) for item in given) / max(len(asked), 1),
+        quality=sum(judge(item) for item in given) / max(len(asked), 1),
         quality_before=max((r.features.quality for r in fold.rounds), default=0.0),
         calibrated=route.profile.calibration is not None,
         tokens_left=tokens,
@@ -150,8 +109,13 @@ def _features(turn: Turn, again: Sequence[Again], tokens: int) -> job_pb2.RoundF
         min_gain_per_1000_tokens=policy.min_gain_per_1000_tokens or rules.min_gain_per_1000_tokens,
     )
     _set(features.time_left, max(work_deadline(fold, rules) - turn.now, 0.0))
-    _set(features.time_needed, max((each.seconds for each in again), default=0.0))
+    _set(features.time_needed, max((_seconds(each) for each in again), default=0.0))
     return features
+
+
+def _seconds(again: Again) -> float:
+    """How long it takes, with what has to be asked before it."""
+    return again.seconds + sum(first.seconds for first in again.first)
 
 
 def _together(again: Sequence[Again]) -> job_pb2.ValueEstimate:
@@ -172,97 +136,10 @@ def _together(again: Sequence[Again]) -> job_pb2.ValueEstimate:
     return total
 
 
-def _candidates(turn: Turn) -> list[Again]:
-    """What could be asked again; each item once, of its latest task."""
-    fold, rules = turn.fold, turn.rules
-    default = rules.job_route(fold)
-    known = {item.item_id: item for item in fold.answer.items} if fold.answer else {}
-    redone = {task.redoes for task in fold.tasks.values()}
-    found = []
-    for task in fold.tasks.values():
-        if task.uid in redone or task.merged_into:
-            continue
-        unread, weak = _open(task, known, default)
-        other = _other_route(turn, task)
-        if unread:
-            found.append(_again(turn, task, unread, known, default))
-        if weak and other is not None:
-            found.append(_again(turn, task, weak, known, other))
-    return found
-
-
-def _open(
-    task: TaskFold, known: dict[str, task_pb2.ItemAnswer], route: Route
-) -> tuple[list[task_pb2.Item], list[task_pb2.Item]]:
-    """Items of a task that no model has read, and those whose answer is weak."""
-    if not task.task.items:
-        nothing = task.result is None or not (task.result.items or task.result.notes)
-        return ([task_pb2.Item(item_id=task.task.id)] if nothing else []), []
-    unread, weak = [], []
-    for item in task.task.items:
-        answer = known.get(item.item_id)
-        extract = answer is not None and answer.origin == common_pb2.ORIGIN_EXTRACT
-        if answer is None and _was_read(task, item.item_id):
-            weak.append(item)
-        elif answer is None or (extract and not answer.mean_logprob):
-            unread.append(item)
-        elif extract or quality_of(answer, route) < WEAK:
-            weak.append(item)
-    return unread, weak
-
-
-def _was_read(task: TaskFold, item_id: str) -> bool:
-    """Whether a model has looked and said that the answer is not there."""
-    gaps = task.result.missing if task.result is not None else ()
-    refused = common_pb2.FAILURE_CLASS_REFUSED
-    return any(gap.item_id == item_id and gap.failure_class == refused for gap in gaps)
-
-
-def _other_route(turn: Turn, task: TaskFold) -> Route | None:
-    """Another route than the task has taken, that thinks and is to be had."""
-    fold, rules = turn.fold, turn.rules
-    fixed = task.task.route or fold.created.policy.route
-    if fixed or not is_on(fold.created.policy.routing):
-        return None
-    taken = {attempt.route for attempt in fold.attempts_of(task.uid)}
-    shunned = taken | sick_routes(fold.attempts.values())
-    for route in rules.routes.values():
-        if route.name in shunned or not turn.route_state(route.name).ready:
-            continue
-        if not route.reasoning or affords(task.task, route, rules, None):
-            return route
-    return None
-
-
-def _again(
-    turn: Turn,
-    task: TaskFold,
-    items: Sequence[task_pb2.Item],
-    known: dict[str, task_pb2.ItemAnswer],
-    route: Route,
-) -> Again:
-    fold, rules = turn.fold, turn.rules
-    estimate = estimate_task(task.task, route, 0, rules.history, len(items))
-    weight, samples = expected_weight(route, task.task.kind, task.task.complexity, rules)
-    now = [
-        quality_of(known[item.item_id], route)
-        if item.item_id in known
-        else weight_without(task.task, fold)
-        for item in items
-    ]
-    mean = min(sum(now) / len(now), 1.0)
-    record = rules.history.record(task_key(route, task.task.kind, task.task.complexity))
-    seconds = estimate.calls * estimate.call_completion / TOKENS_PER_SECOND
-    if record.milliseconds.total >= ENOUGH:
-        seconds = estimate.calls * record.milliseconds.quantile(QUANTILE) / 1000
-    worth = value(len(items), weight, mean, estimate.total, QUANTILE, samples)
-    own = tuple(items) if task.task.items else ()
-    return Again(task, own, route, worth, seconds)
-
-
 def _plan(turn: Turn, again: Sequence[Again]) -> None:
     """Admits the tasks of the round that begins."""
     fold = turn.fold
+    names = _successors(fold)
     for each in again:
         task = task_pb2.Task()
         task.CopyFrom(each.task.task)
@@ -270,11 +147,27 @@ def _plan(turn: Turn, again: Sequence[Again]) -> None:
         del task.items[:]
         task.items.extend(each.items)
         task.critical = False
+        task.depends_on[:] = [names.get(name, name) for name in task.depends_on]
+        if each.task.state in BAD_ENDS:
+            names[each.task.task.id] = task.id
         if each.route.name != turn.rules.job_route(fold).name:
             task.route = each.route.name
         source = attempt_pb2.PLAN_SOURCE_STRUCTURAL
         admit_task(turn, task, source, redoes=each.task.uid)
     turn.change_state(job_pb2.JOB_STATE_RUNNING, f"round {fold.round}: {len(again)} tasks again")
+
+
+def _successors(fold: JobFold) -> dict[str, str]:
+    """By id, for each task that came to nothing, the one that has succeeded it."""
+    names: dict[str, str] = {}
+    for task in fold.tasks.values():
+        before = fold.tasks.get(task.redoes)
+        if before is not None and before.state in BAD_ENDS:
+            names = {
+                old: task.task.id if new == before.task.id else new for old, new in names.items()
+            }
+            names[before.task.id] = task.task.id
+    return names
 
 
 def _new_id(fold: JobFold, name: str) -> str:

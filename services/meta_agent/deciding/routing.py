@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from hma.llm.routes import Route
+from hma.llm.thinking import kept_for_the_answer
 from hma.v1 import common_pb2, task_pb2
 from services.meta_agent.deciding.estimate import estimate_task
 from services.meta_agent.deciding.history import ENOUGH
@@ -82,7 +83,9 @@ def reducing_route(fold: JobFold, rules: Rules) -> str:
 def affords(task: task_pb2.Task, route: Route, rules: Rules, purse: int | None) -> bool:
     """Whether a route that thinks can, and the purse pays for it.
 
-    A grant too small for the thoughts and the answer after them never gets one.
+    A grant too small for the thoughts and the answer after them never gets one. Where the
+    server does not end thoughts by itself, the Worker makes none without tokens for
+    another call as well, that answers after thoughts that were cut (`hma.llm.thinking`).
     """
     profile = route.profile
     if not profile.think_tokens:
@@ -90,7 +93,8 @@ def affords(task: task_pb2.Task, route: Route, rules: Rules, purse: int | None) 
     if purse is None:
         return True
     least = profile.prompt_tokens + profile.think_tokens + profile.answer_tokens
-    return purse >= max(least, estimate_task(task, route, 0, rules.history).call_tokens)
+    call = max(least, estimate_task(task, route, 0, rules.history).call_tokens)
+    return purse >= call + kept_for_the_answer(route, profile.prompt_tokens, profile.answer_tokens)
 
 
 def sick_routes(attempts: Iterable[AttemptFold]) -> frozenset[str]:

@@ -30,6 +30,7 @@ def project(fold: JobFold, rules: Rules, tenant: str = "") -> job_pb2.Job:
         deadline_time=timestamp(fold.deadline),
     )
     job.budget.max_tokens = fold.budget
+    job.budget.max_cost = fold.max_cost
     if fold.shape is not None:
         job.shape = fold.shape.shape
         job.shape_decision.CopyFrom(fold.shape)

@@ -18,6 +18,10 @@ AttemptKey = tuple[str, int]
 PLAN_UID_PREFIX = "p."
 REDUCE_UID_PREFIX = "r."
 
+MOST_TOKENS = 2**31 - 1
+"""Largest count of tokens that an event can hold (int32). A client's plan may add up to
+more than that; what is more than any budget is as good as all."""
+
 JobState = job_pb2.JobState
 TaskState = job_pb2.TaskState
 

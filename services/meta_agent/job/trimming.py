@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 from hma.v1 import job_pb2, task_pb2
 from services.meta_agent.job.frozen_maps import put, without
-from services.meta_agent.job.state import JobFold, TaskFold
+from services.meta_agent.job.state import MOST_TOKENS, JobFold, TaskFold
 
 
 def tokens_moved(fold: JobFold, event: job_pb2.JobEvent) -> JobFold:
@@ -43,8 +43,9 @@ def _merge_tasks(fold: JobFold, uid: str, into_uid: str) -> JobFold:
     task = task_pb2.Task()
     task.CopyFrom(into.task)
     task.items.extend(gone.task.items)
-    task.max_result_tokens += gone.task.max_result_tokens
-    task.max_tokens += gone.task.max_tokens
+    for limit in ("max_result_tokens", "max_tokens"):
+        both = getattr(task, limit) + getattr(gone.task, limit)
+        setattr(task, limit, min(both, MOST_TOKENS))
     task.max_cost += gone.task.max_cost
     task.complexity = max(task.complexity, gone.task.complexity)
     task.critical = task.critical or gone.task.critical
@@ -85,7 +86,7 @@ def _sum_of(
     both = job_pb2.ValueEstimate()
     both.CopyFrom(one)
     both.items += other.items
-    both.tokens += other.tokens
+    both.tokens = min(one.tokens + other.tokens, MOST_TOKENS)
     both.gain += other.gain
     both.gain_per_1000_tokens = 1000 * both.gain / both.tokens if both.tokens else 0.0
     return both

@@ -18,7 +18,7 @@ from services.meta_agent.deciding.history import (
     task_key,
 )
 from services.meta_agent.deciding.rules import Rules
-from services.meta_agent.deciding.valuing import weight_of
+from services.meta_agent.deciding.valuing import EXTRACT_WEIGHT, weight_of
 from services.meta_agent.job.state import AttemptFold, JobFold
 from services.meta_agent.recording.fleet_metrics import FleetCounters
 from services.meta_agent.store.fleet import HISTORY
@@ -61,8 +61,7 @@ class HistoryCounters:
     def _count_call(self, row: job_pb2.LedgerRow, fold: JobFold) -> None:
         task, call = fold.tasks.get(row.task_uid), row.call
         exact = call.usage.accuracy == common_pb2.ACCURACY_EXACT
-        ended = call.finish_reason in ("stop", "length")
-        if task is None or not exact or not ended or call.purpose not in _TRIED:
+        if task is None or not exact or not _ended(call) or call.purpose not in _TRIED:
             return
         route = self._rules.route(call.route)
         key = task_key(route, task.task.kind, task.task.complexity)
@@ -83,15 +82,27 @@ class HistoryCounters:
         self._bucket(key, "milliseconds", 1000 * (attempt.end - attempt.start))
 
     def _count_answers(self, uid: str, fold: JobFold) -> None:
-        """What became of the items that a model was asked."""
+        """What became of the items that a model was asked; what it never saw says nothing.
+
+        A task that was stopped after its first call has not failed at the items of the
+        others, and an extract for one of those is no answer of the model's.
+        """
         task, attempts = fold.tasks.get(uid), fold.attempts_of(uid)
         tried = [a for a in attempts if a.settled]
         if task is None or not tried:
             return
+        given = list(task.result.items) if task.result else []
+        read = [item for item in given if item.origin != common_pb2.ORIGIN_EXTRACT]
+        calls = [row.call for row in fold.rows if row.task_uid == uid and _ended(row.call)]
+        asked = sum(max(c.items, 1) for c in calls if c.purpose == attempt_pb2.CALL_PURPOSE_WORK)
+        asked = max(min(asked, max(len(task.task.items), 1)), len(read))
+        if not asked:
+            return
+        extracts = min(len(given) - len(read), asked - len(read))
+        weight = sum(weight_of(item) for item in read) + extracts * EXTRACT_WEIGHT
         route = self._rules.route(tried[-1].route)
         key = task_key(route, task.task.kind, task.task.complexity)
-        weight = sum(weight_of(i) for i in task.result.items) if task.result else 0.0
-        self._add(key, "asked", max(len(task.task.items), 1))
+        self._add(key, "asked", asked)
         self._add(key, "weight", weight)
 
     def _bucket(self, key: Key, measure: str, value: float) -> None:
@@ -99,3 +110,8 @@ class HistoryCounters:
 
     def _add(self, key: Key, measure: str, value: float, **more: str) -> None:
         self._counters.add(HISTORY, value, {**dict(key.labels), "measure": measure, **more})
+
+
+def _ended(call: attempt_pb2.CallUsage) -> bool:
+    """Whether a call came to an end by itself, or by its length."""
+    return call.finish_reason in ("stop", "length")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from dataclasses import replace
 
+from hma.llm.routes import Routes
 from hma.v1 import analyst_pb2, common_pb2, job_pb2, task_pb2
 from services.meta_agent.deciding.budget import purse_of
 from services.meta_agent.deciding.observed import Planned
@@ -238,6 +240,31 @@ def test_nothing_is_merged_where_a_call_answers_one_item_or_tokens_suffice() -> 
 
 
 # ---- many tasks
+
+
+def test_plan_that_would_need_more_than_a_count_can_hold_is_decided() -> None:
+    plan = itemised_plan([0, 200, 200])
+    plan.tasks[0].max_result_tokens = 9_000_000
+    for task in plan.tasks[1:]:
+        task.depends_on[:] = ["t0"]
+    rules = make_rules()
+    wide = {name: replace(route, context_tokens=9_000_000) for name, route in rules.routes.items()}
+    created = make_created(items=0, budget=1_000_000, plan=plan)
+    desk = Desk(created, replace(rules, routes=Routes(wide, "fast")))
+    desk.step()
+    (trimmed,) = [e.plan_trimmed for e in desk.events if e.HasField("plan_trimmed")]
+    assert trimmed.needed_tokens == 2**31 - 1
+
+
+def test_merged_limits_stay_within_what_a_count_can_hold() -> None:
+    task = task_pb2.Task(id="a", max_tokens=2**31 - 1, max_result_tokens=2**30)
+    other = task_pb2.Task(id="b", max_tokens=2**31 - 1, max_result_tokens=2**30)
+    desk = make_desk(task_pb2.Plan(tasks=[task, other]), 10_000)
+    desk.step()
+    merge = job_pb2.Trimmed(task_uid="1.2", action=job_pb2.TRIM_ACTION_MERGE, into_task_uid="1.1")
+    desk.fact(plan_trimmed=job_pb2.PlanTrimmed(tasks=[merge]))
+    assert desk.fold.tasks["1.1"].task.max_tokens == 2**31 - 1
+    assert desk.fold.tasks["1.1"].task.max_result_tokens == 2**31 - 1
 
 
 class Unchecked(World):

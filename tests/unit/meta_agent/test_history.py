@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -93,10 +94,10 @@ def test_merging_says_nothing_about_prose() -> None:
 # ---- counters
 
 
-def counted(*calls: attempt_pb2.CallUsage) -> Record:
-    """What is known of answers after one attempt with these calls."""
+def counted(*calls: attempt_pb2.CallUsage, items: int = 1, extracts: Sequence[str] = ()) -> Record:
+    """What is known of answers after one attempt with these calls, that answered q1."""
     rules = make_rules()
-    created = make_created(items=1, plan=itemised_plan([1]))
+    created = make_created(items=items, plan=itemised_plan([items]))
     world = World(1, created, rules)
     while not world.fold.attempts:
         world._drive()
@@ -105,6 +106,8 @@ def counted(*calls: attempt_pb2.CallUsage) -> Record:
     fold = world.fold
     result = attempt_pb2.AttemptResult(state=attempt_pb2.ATTEMPT_STATE_SUCCEEDED, calls=calls)
     result.task.items.add(item_id="q1", answer="yes", grounded=True)
+    for name in extracts:
+        result.task.items.add(item_id=name, answer="no", origin=common_pb2.ORIGIN_EXTRACT)
     ref = attempt_pb2.AttemptRef(task_uid="1.1", attempt=1)
     for event in (
         job_pb2.JobEvent(attempt_finished=job_pb2.AttemptFinished(ref=ref, result=result)),
@@ -159,6 +162,13 @@ def test_what_was_aborted_or_only_bounded_is_not_measured() -> None:
     bound = common_pb2.ACCURACY_UPPER_BOUND
     for odd in (call(40, finish="abort"), call(40, finish="error"), call(40, accuracy=bound)):
         assert counted(odd).completion.total == 0
+
+
+def test_items_that_no_call_was_about_do_not_count_as_badly_answered() -> None:
+    stopped = counted(call(40), items=50, extracts=["q2", "q3"])
+    assert (stopped.asked, stopped.weight) == (1, 1)
+    missed = counted(call(40, items=3), items=50, extracts=["q2"])
+    assert (missed.asked, missed.weight) == (3, 1.25)
 
 
 def test_whole_job_measures_each_ended_task_once() -> None:

@@ -15,6 +15,7 @@ from services.meta_agent.deciding.budget import purse_of
 from services.meta_agent.deciding.money import held_money, money_left, tokens_for, within_money
 from services.meta_agent.deciding.observed import Intended
 from services.meta_agent.deciding.rules import Rules
+from services.meta_agent.edge.projection import project
 from tests.unit.meta_agent.plans import itemised_plan
 from tests.unit.meta_agent.simulation import World, make_created, make_rules
 from tests.unit.meta_agent.test_deciding import Desk
@@ -133,6 +134,14 @@ def test_top_up_in_money_lets_waiting_tasks_begin() -> None:
     desk.step()
     assert len(desk.open()) == 3
     assert desk.fold.max_cost == pytest.approx(0.0227)
+
+
+def test_clients_see_the_money_that_is_held_and_the_limit_with_top_ups() -> None:
+    desk = make_desk(0.02)
+    desk.fact(budget_granted=job_pb2.BudgetGranted(request_id="g", cost=0.01))
+    job = project(desk.fold, desk.rules)
+    assert job.budget.max_cost == job.ledger.max_cost == pytest.approx(0.03)
+    assert job.ledger.outstanding_cost == held_money(desk.fold, desk.rules) > 0
 
 
 def test_top_up_in_money_does_not_limit_a_job_without_a_limit() -> None:

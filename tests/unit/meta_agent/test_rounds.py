@@ -8,6 +8,7 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 
 from hma.llm.calibration import Calibration
+from hma.llm.routes import Routes
 from hma.v1 import attempt_pb2, common_pb2, job_pb2, task_pb2
 from services.meta_agent.deciding.budget import purse_of
 from services.meta_agent.deciding.observed import Ended
@@ -208,6 +209,71 @@ def test_quality_is_the_mean_over_all_items_by_calibration() -> None:
     work(desk, "t0", q1=-0.1)
     reduce(desk)
     assert judged(desk)[0].features.quality == pytest.approx(0.95 / 2)
+
+
+def test_answer_is_judged_by_the_calibration_of_the_route_that_gave_it() -> None:
+    rules = calibrated()
+    surer = Calibration(100, ((-1.0, 0.9), (0.0, 0.95)), ((0.0, 0.3),))
+    other = rules.route("reasoning")
+    other = replace(other, profile=replace(other.profile, calibration=surer))
+    rules = replace(rules, routes=Routes({**rules.routes, "reasoning": other}, "fast"))
+    desk = make_desk((1,), rules=rules, max_rounds=3)
+    work(desk, "t0", q1=-5.0)
+    reduce(desk)
+    desk.step()
+    work(desk, "t0.r2", q1=-4.0)
+    attempt = desk.attempt("r.2")
+    result = attempt_pb2.AttemptResult(state=SUCCEEDED)
+    result.answer.items.extend(desk.fold.tasks["2.1"].result.items)  # type: ignore[union-attr]
+    desk.step(Ended(attempt.key, result))
+    first, second = judged(desk)
+    assert first.features.quality == pytest.approx(0.4)
+    assert second.features.quality == pytest.approx(0.9)
+
+
+def helped_plan() -> task_pb2.Plan:
+    """t1 has all items, and cannot do without t0."""
+    plan = itemised_plan([0, 2])
+    plan.tasks[0].critical = True
+    plan.tasks[1].depends_on.append("t0")
+    return plan
+
+
+def test_task_that_lacked_what_it_needs_is_asked_again_after_it() -> None:
+    desk = make_desk((2,), plan=helped_plan(), max_attempts=1)
+    desk.step(desk.ends("t0", ok=False, failure_class=common_pb2.FAILURE_CLASS_REFUSED))
+    reduce(desk)
+    (first,) = judged(desk)
+    assert first.features.another_round.items == 2
+    desk.step()
+    assert desk.open() == ["t0.r2"]
+    desk.step(desk.ends("t0.r2"))
+    desk.step()
+    work(desk, "t1.r2", q1=-0.1, q2=-0.1)
+    reduce(desk)
+    assert desk.fold.state == job_pb2.JOB_STATE_SUCCEEDED
+
+
+def test_helper_is_not_asked_again_when_what_it_served_is_answered() -> None:
+    plan = helped_plan()
+    plan.tasks[0].critical = False
+    desk = make_desk((2,), plan=plan, max_attempts=1)
+    desk.step(desk.ends("t0", ok=False, failure_class=common_pb2.FAILURE_CLASS_REFUSED))
+    desk.step()
+    work(desk, "t1", q1=-0.1, q2=-0.1)
+    reduce(desk)
+    assert not judged(desk)[0].another_round
+    assert desk.fold.ended
+
+
+def test_item_that_would_gain_nothing_is_not_asked_along_with_others() -> None:
+    desk = make_desk((1, 1), rules=calibrated(), max_rounds=2)
+    good_for_its_kind = Calibration(100, ((-1.0, 0.72), (0.0, 0.95)), ((0.0, 0.3),))
+    desk.rules = make_rules(profile={"calibration": good_for_its_kind, "think_tokens": 20})
+    work(desk, "t0", q1=-5.0)
+    work(desk, "t1")
+    reduce(desk)
+    assert items_of_round(desk, 2) == ["q2"]
 
 
 def second_round(**policy: object) -> Desk:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from hma.llm.thinking import TEMPLATE_TOKENS
 from hma.v1 import common_pb2, job_pb2, task_pb2
+from services.meta_agent.deciding.estimate import estimate_task
 from services.meta_agent.deciding.history import History, task_key
 from services.meta_agent.deciding.observed import RouteState
 from services.meta_agent.deciding.routing import SICK_AFTER, choose_route
@@ -59,10 +61,19 @@ def test_plain_task_takes_the_default_and_a_hard_one_reasons() -> None:
 
 
 def test_grant_too_small_for_reasoning_never_gets_it() -> None:
-    assert chosen(task(HIGH), purse=1500 + 1024 + 79)[0] == "fast"
+    rules = make_rules("standard", profile={"honours_think_budget": True})
+    assert chosen(task(HIGH), rules, purse=1500 + 1024 + 79)[0] == "fast"
     for purse in range(0, 6000, 100):
-        name, _ = chosen(task(HIGH), purse=purse)
+        name, _ = chosen(task(HIGH), rules, purse=purse)
         assert name == "fast" or purse >= 1500 + 1024 + 80
+    assert chosen(task(HIGH), rules, purse=6000)[0] == "reasoning"
+
+
+def test_thoughts_that_have_to_be_cut_here_need_tokens_for_an_answer_after_them() -> None:
+    whole = estimate_task(task(HIGH), make_rules("standard").route("reasoning")).call_tokens
+    kept = 1500 + TEMPLATE_TOKENS + 80
+    assert chosen(task(HIGH), purse=whole + kept - 1)[0] == "fast"
+    assert chosen(task(HIGH), purse=whole + kept)[0] == "reasoning"
 
 
 def test_names_of_the_task_and_of_the_policy_stand_in_this_order() -> None:
