@@ -39,7 +39,7 @@ def dispatch_tasks(turn: Turn) -> None:
         return
     if why_stop(turn.fold, turn.now, work_deadline(turn.fold, turn.rules)) is not None:
         return
-    ready = in_order(turn.fold)
+    ready = in_order(turn.fold) if turn.places > 0 else []
     closed_until = workers_closed_until(turn.fold, turn.rules)
     _say_whether_workers_answer(turn, closed_until)
     if ready and turn.now < closed_until:

@@ -8,7 +8,7 @@ better (`retrying`).
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Set
 
 from google.protobuf.duration_pb2 import Duration
@@ -37,7 +37,7 @@ Paces = dict[tuple[str, int], list[float]]
 def interrupt_work(turn: Turn) -> None:
     """Ends stragglers, repeated failures, and what no longer matters."""
     _end_obsolete(turn)
-    paces = _paces(turn.fold)
+    paces: Paces | None = None
     for attempt in list(turn.fold.open_attempts()):
         task = turn.fold.tasks.get(attempt.uid)
         if task is None or attempt.stop is not None:
@@ -49,7 +49,10 @@ def interrupt_work(turn: Turn) -> None:
                 f"{attempt.failed_calls} of its calls failed",
                 job_pb2.INTERRUPT_CAUSE_FAILURE,
             )
+        elif turn.now - attempt.start < turn.rules.straggler_least:
+            turn.wake(attempt.start + turn.rules.straggler_least)
         else:
+            paces = _paces(turn.fold) if paces is None else paces
             _end_straggler(turn, attempt, task, paces)
 
 
@@ -156,14 +159,21 @@ def obsolete_tasks(fold: JobFold) -> list[TaskFold]:
     Items that another task has answered from the source need no second answer. In a job
     of items, a task without any serves those that depend on it, and ends with the last.
     """
+    helpers = bool(fold.created.items) and any(
+        not task.task.items and not task.settled for task in fold.tasks.values()
+    )
+    asked, twice = set[str](), set[str]()
+    for task in fold.tasks.values():
+        for item in task.task.items:
+            (twice if item.item_id in asked else asked).add(item.item_id)
+    if not helpers and not twice:
+        return []  # the usual case, and this is asked in every turn
     needed, once_needed = set[str](), set[str]()
-    wanted: Counter[str] = Counter()
     for task in fold.tasks.values():
         once_needed.update(task.task.depends_on)
         if not task.settled:
             needed.update(task.task.depends_on)
-        wanted.update(item.item_id for item in task.task.items)
-    answered = _answered(fold, {name for name, tasks in wanted.items() if tasks > 1})
+    answered = _answered(fold, twice)
     obsolete = []
     for task in fold.tasks.values():
         if task.settled or task.task.id in needed:

@@ -33,6 +33,8 @@ def settle_tasks(turn: Turn) -> None:
             blocked[uid] = blocker
         if task.settled or uid in running:
             continue
+        if not task.attempts and why is None and blocker is None and task.layer not in ends:
+            continue  # has not begun, and nothing keeps it from beginning
         stopped = why
         if stopped is None and turn.now >= ends.get(task.layer, turn.now + 1):
             stopped = failure(common_pb2.FAILURE_CLASS_TIMEOUT, "its layer's time is up")
