@@ -61,13 +61,16 @@ def _end_without_reducer(turn: Turn) -> None:
     """An answer always: from what there is, by code, and it says so."""
     _abandon_attempts(turn)
     _settle_rest(turn)
+    previous = turn.fold.previous_answer
     if turn.fold.answer is not None:
-        _finish_with(turn, turn.fold.answer, fell_back(turn.fold))
+        # There was no time to judge it.
+        better = previous is not None and previous.confidence > turn.fold.answer.confidence
+        best = previous if previous is not None and better else turn.fold.answer
+        _finish_with(turn, best, fell_back(turn.fold))
         return
     why = failed_for(turn.fold)
     short = f"the answer was put together without the Reducer: {why}"
     assembled = assemble_answer(turn.fold, why)
-    previous = turn.fold.previous_answer
     if previous is not None and previous.confidence >= assembled.confidence:
         # What the round before has written is worth more than a list.
         _finish_with(turn, previous, fell_back(turn.fold))

@@ -330,6 +330,26 @@ def test_deadline_in_the_second_round_gives_the_first_answer() -> None:
     assert desk.fold.answer.text == "the first"
 
 
+def test_worse_answer_that_there_is_no_time_to_judge_does_not_stand() -> None:
+    desk = second_round()
+    work(desk, desk.open()[0], q2=-0.1)
+    lost = desk.attempt("r.2")
+    ref = attempt_pb2.AttemptRef(job_id="job-1", epoch=1, task_uid="r.2", attempt=1)
+    desk.fact(attempt_lost=job_pb2.AttemptLost(ref=ref, reason="its stream broke"))
+    desk.step(after=590.0)
+    assert desk.attempt("r.2").number > lost.number
+    late = attempt_pb2.AttemptResult(state=SUCCEEDED)
+    late.answer.text = "the second"
+    desk.now += 9.5
+    desk.fact(attempt_reported=job_pb2.AttemptReported(ref=ref, result=late))
+    desk.step()
+    desk.step(after=0.3)
+    assert desk.fold.ended
+    assert not judged(desk)[1:], "the other attempt was still open"
+    assert desk.fold.answer is not None
+    assert desk.fold.answer.text == "the first"
+
+
 def test_cancel_between_rounds_ends_without_an_answer() -> None:
     desk = second_round()
     desk.fact(cancel_requested=job_pb2.CancelRequested())
