@@ -95,8 +95,13 @@ def purse_of(fold: JobFold, rules: Rules) -> Purse:
 
 
 def _reserve_money(reserved: int, fold: JobFold, rules: Rules) -> float:
-    """Most money that reducing within its reserve can cost: it writes the answer once."""
-    written = min(reserved, rules.answer_tokens)
+    """Most money that reducing within its reserve can cost.
+
+    It writes the answer once, and before it notes about each group of results where they
+    do not fit one prompt.
+    """
+    notes = _groups(_results(fold), fold, rules) * NOTES_TOKENS
+    written = min(reserved, rules.answer_tokens + notes)
     return rules.job_route(fold).most_cost(reserved - written, written)
 
 
@@ -158,21 +163,27 @@ def reserve(fold: JobFold, rules: Rules, coming: int = 0) -> int:
         return 0
     if fold.open_attempt(fold.reduce_uid) is not None:
         return 0
-    results = sum(_result_tokens(task) for task in fold.tasks.values())
-    if not fold.tasks:
-        results = RESULT_TOKENS
-    results += coming
+    results = _results(fold) + coming
     return REDUCE_OVERHEAD + results + _tree(results, fold, rules) + rules.answer_tokens
 
 
 def _tree(results: int, fold: JobFold, rules: Rules) -> int:
     """What reading results in groups first costs, when they do not fit one prompt."""
-    room = int(rules.job_route(fold).context_tokens * REDUCE_SHARE)
-    if results <= room:
-        return 0
-    groups = math.ceil(results / max(room, 1))
     # Each group is read once and its notes are written once and read once.
-    return groups * (REDUCE_OVERHEAD + 2 * NOTES_TOKENS)
+    return _groups(results, fold, rules) * (REDUCE_OVERHEAD + 2 * NOTES_TOKENS)
+
+
+def _groups(results: int, fold: JobFold, rules: Rules) -> int:
+    """In how many groups results are read first; 0 when they fit one prompt."""
+    room = int(rules.job_route(fold).context_tokens * REDUCE_SHARE)
+    return 0 if results <= room else math.ceil(results / max(room, 1))
+
+
+def _results(fold: JobFold) -> int:
+    """Tokens of all results, those to come at their limits."""
+    if not fold.tasks:
+        return RESULT_TOKENS
+    return sum(_result_tokens(task) for task in fold.tasks.values())
 
 
 def _result_tokens(task: TaskFold) -> int:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hma.llm.prices import Prices
 from hma.llm.routes import Routes
 from hma.v1 import attempt_pb2, common_pb2, job_pb2
-from services.meta_agent.deciding.budget import purse_of
+from services.meta_agent.deciding.budget import NOTES_TOKENS, purse_of
 from services.meta_agent.deciding.money import held_money, money_left, tokens_for, within_money
 from services.meta_agent.deciding.observed import Intended
 from services.meta_agent.deciding.rules import Rules
@@ -134,6 +134,22 @@ def test_top_up_in_money_lets_waiting_tasks_begin() -> None:
     desk.step()
     assert len(desk.open()) == 3
     assert desk.fold.max_cost == pytest.approx(0.0227)
+
+
+def test_money_for_reducing_pays_for_notes_about_groups_of_results_as_well() -> None:
+    rules = make_rules("standard", prices=PRICES)
+    plan = itemised_plan([1] * 8)
+    for task in plan.tasks:
+        task.kind = common_pb2.TASK_KIND_WRITE
+        task.max_result_tokens = 3000
+    created = make_created(items=8, budget=200_000, plan=plan, max_cost=5.0)
+    desk = Desk(created, rules)
+    desk.step()
+    purse = purse_of(desk.fold, rules)
+    groups = 4  # 24,000 tokens of results, 6,144 of which fit one prompt
+    written = rules.answer_tokens + groups * NOTES_TOKENS
+    needed = rules.job_route(desk.fold).most_cost(purse.reserved - written, written)
+    assert purse.reserved_money == pytest.approx(needed)
 
 
 def test_clients_see_the_money_that_is_held_and_the_limit_with_top_ups() -> None:
