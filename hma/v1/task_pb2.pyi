@@ -260,7 +260,9 @@ class Task(_message.Message):
 
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___Item]:
-        """The items it answers. Empty: the instruction is the only item."""
+        """The items it answers. Empty: the instruction is the only item. At most 200, and
+        5,000 in all tasks of a plan.
+        """
 
     def __init__(
         self,

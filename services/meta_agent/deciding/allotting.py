@@ -63,12 +63,16 @@ def allot(turn: Turn) -> None:
 
 
 def _fix_shares(turn: Turn) -> None:
-    """With budgeting off, all there is is set aside once, and nothing moves afterwards."""
+    """With budgeting off, all there is is set aside once, and what is added when it comes.
+
+    What tasks leave is nobody's: nothing moves between them.
+    """
     fold = turn.fold
-    if not any(event.HasField("plan_closed") for event in turn.events):
-        return
     tasks = [task for task in fold.tasks.values() if not task.settled]
-    share = purse_of(fold, turn.rules).pool // max(len(tasks), 1)
+    tokens = purse_of(fold, turn.rules).pool
+    if not any(event.HasField("plan_closed") for event in turn.events):
+        tokens = min(tokens, fold.added)
+    share = tokens // max(len(tasks), 1)
     if share > 0:
         for task in tasks:
             _move(turn, "", task.uid, share, "an equal share, for budgeting is off")

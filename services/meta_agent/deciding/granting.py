@@ -8,6 +8,8 @@ those that wait.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hma.v1 import attempt_pb2, common_pb2, job_pb2
 from services.meta_agent.deciding.budget import (
     grant_for,
@@ -18,23 +20,33 @@ from services.meta_agent.deciding.budget import (
 )
 from services.meta_agent.deciding.estimate import dependency_tokens, estimate_task
 from services.meta_agent.deciding.money import within_money
-from services.meta_agent.deciding.rules import is_on
+from services.meta_agent.deciding.rules import Rules, is_on
 from services.meta_agent.deciding.turn import Turn
 from services.meta_agent.deciding.valuing import longer_completion, open_items, value_of
-from services.meta_agent.job.state import PLAN_UID_PREFIX, AttemptFold, AttemptKey, TaskFold
+from services.meta_agent.job.frozen_maps import put
+from services.meta_agent.job.state import (
+    PLAN_UID_PREFIX,
+    AttemptFold,
+    AttemptKey,
+    JobFold,
+    TaskFold,
+)
 
 
 def answer_intent(
     turn: Turn, attempt: AttemptFold, intent: attempt_pb2.CallIntent
 ) -> job_pb2.CallGranted:
     """The grant for a call, or its denial, and what it was decided from."""
-    fold, rules = turn.fold, turn.rules
+    rules = turn.rules
+    # From here on the call's prompt is known, and what it holds in money is less.
+    attempt = replace(attempt, prompt_tokens=intent.prompt_tokens)
+    fold = replace(turn.fold, attempts=put(turn.fold.attempts, attempt.key, attempt))
     purse = purse_of(fold, rules)
     # What the attempt holds for this very call is part of the new grant.
     held = attempt.outstanding
     task = fold.tasks.get(attempt.uid)
     limit = within_money(
-        held + _tokens(turn, attempt),
+        held + _tokens(fold, rules, attempt),
         fold,
         rules,
         attempt.route,
@@ -112,12 +124,10 @@ def _others_wait(turn: Turn) -> bool:
     return bool(turn.fold.deferred) and is_on(turn.fold.created.policy.budgeting)
 
 
-def _tokens(turn: Turn, attempt: AttemptFold) -> int:
+def _tokens(fold: JobFold, rules: Rules, attempt: AttemptFold) -> int:
     if attempt.role == common_pb2.ROLE_REDUCER:
-        return reduce_limit(turn.fold, turn.rules)
+        return reduce_limit(fold, rules)
     if attempt.uid.startswith(PLAN_UID_PREFIX):
-        return plan_limit(turn.fold, turn.rules)
-    task = turn.fold.tasks.get(attempt.uid)
-    if task is None:
-        return 0
-    return limit_of(task, purse_of(turn.fold, turn.rules), turn.fold)
+        return plan_limit(fold, rules)
+    task = fold.tasks.get(attempt.uid)
+    return limit_of(task, purse_of(fold, rules), fold) if task is not None else 0

@@ -39,17 +39,17 @@ def least_money(tokens: int, route: Route) -> float:
     return tokens * route.dearest
 
 
-def check_money_grant(budget: job_pb2.Budget, cost: float) -> None:
+def check_money_grant(max_cost: float, cost: float) -> None:
     """Refuses money for a job that has no limit in money, or more than can be added.
 
     Raises:
         InvalidRequest: It cannot take the money.
     """
-    if cost and not budget.max_cost:
+    if cost and not max_cost:
         raise InvalidRequest.field(
             "cost", "the job has no limit in money (max_cost) that this could raise; add tokens"
         )
-    if not math.isfinite(budget.max_cost + cost):
+    if not math.isfinite(max_cost + cost):
         raise InvalidRequest.field("cost", "is more than can be added to the job's max_cost")
 
 

@@ -23,6 +23,7 @@ MAX_TITLE_CHARS = 200
 MAX_INSTRUCTION_CHARS = 8_000
 MAX_ROLE_CHARS = 200
 MAX_ITEMS = 200
+MAX_PLAN_ITEMS = 5_000
 MAX_ITEM_CHARS = 8_000
 
 TOOLS = frozenset({"search_documents", "read_section", "calculate"})
@@ -87,6 +88,13 @@ def _check_ids(tasks: Sequence[task_pb2.Task], path: str, faults: Violations) ->
 
 def _check_items(tasks: Sequence[task_pb2.Task], path: str, faults: Violations) -> None:
     seen: set[str] = set()
+    together = sum(len(task.items) for task in tasks)
+    if together > MAX_PLAN_ITEMS:
+        faults.add(
+            f"{path}.tasks",
+            f"at most {MAX_PLAN_ITEMS:,} items are allowed in all tasks, got {together:,}",
+        )
+        return
     for index, task in enumerate(tasks):
         field = f"{path}.tasks[{index}].items"
         if len(task.items) > MAX_ITEMS:

@@ -261,7 +261,7 @@ class MetaAgentServicer(meta_agent_pb2_grpc.MetaAgentServiceServicer):
         if fold.ended:
             return
         granted = event.budget_granted
-        check_money_grant(fold.created.budget, granted.cost)
+        check_money_grant(fold.max_cost, granted.cost)
         more = tokens_with_money(fold.created, granted, self._admission.routes, limit)
         granted.tokens += min(more, max(limit - fold.budget, 0))
         if fold.budget + granted.tokens <= limit:

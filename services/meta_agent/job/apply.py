@@ -222,9 +222,14 @@ def _finish(
 
 
 def _keep_result(fold: JobFold, attempt: AttemptFold) -> JobFold:
-    """The first whole result of a task wins; until then answers are collected by item."""
+    """The first whole result of a task wins; until then answers are collected by item.
+
+    Also after the task was given up: a late answer is no worse for it.
+    """
     task, result = fold.tasks.get(attempt.uid), attempt.result
-    if task is None or task.settled or result is None or not result.HasField("task"):
+    if task is None or result is None or not result.HasField("task"):
+        return fold
+    if task.state == job_pb2.TASK_STATE_SUCCEEDED or task.merged_into:
         return fold
     others = (a for a in fold.attempts_of(attempt.uid) if a.key != attempt.key)
     if any(other.succeeded for other in others):
@@ -283,7 +288,12 @@ def _budget_granted(fold: JobFold, event: job_pb2.JobEvent) -> JobFold:
     granted = event.budget_granted
     # Money cannot make an unlimited job a limited one.
     cost = fold.max_cost + granted.cost if fold.max_cost else 0.0
-    return replace(fold, budget=fold.budget + granted.tokens, max_cost=cost)
+    return replace(
+        fold,
+        budget=fold.budget + granted.tokens,
+        max_cost=cost,
+        added=fold.added + granted.tokens,
+    )
 
 
 def _job_finished(fold: JobFold, event: job_pb2.JobEvent) -> JobFold:

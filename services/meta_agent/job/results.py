@@ -6,11 +6,11 @@ from hma.v1 import common_pb2, task_pb2
 
 
 def merged(before: task_pb2.TaskResult, after: task_pb2.TaskResult) -> task_pb2.TaskResult:
-    """Both attempts' answers; a model's stands over an extract, else the later one."""
+    """Both attempts' answers: of two to one item the better, of equals the later."""
     answers = {item.item_id: item for item in before.items}
     for item in after.items:
         old = answers.get(item.item_id)
-        if old is None or _is_read(item) or not _is_read(old):
+        if old is None or _rank(item) >= _rank(old):
             answers[item.item_id] = item
     merged = task_pb2.TaskResult()
     merged.CopyFrom(after)
@@ -24,5 +24,7 @@ def merged(before: task_pb2.TaskResult, after: task_pb2.TaskResult) -> task_pb2.
     return merged
 
 
-def _is_read(item: task_pb2.ItemAnswer) -> bool:
-    return item.origin != common_pb2.ORIGIN_EXTRACT
+def _rank(item: task_pb2.ItemAnswer) -> tuple[bool, bool, bool]:
+    """Something over nothing, a model's over an extract, what stands in the source first."""
+    read = item.origin != common_pb2.ORIGIN_EXTRACT
+    return bool(item.answer.strip()), read, item.grounded

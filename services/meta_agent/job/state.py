@@ -198,6 +198,7 @@ class JobFold:
         uids: Of the tasks, by the id that each has in its plan.
         attempts: By (uid, number), in the order they were started.
         max_cost: Money it may spend, top-ups included; 0: no limit.
+        added: Tokens of top-ups that have not been set aside for a task since.
         deferred: Tasks that the budget does not pay for now, and what each needs.
         round: The round that is worked on, from 1.
         rounds: How the answers of the rounds before were judged.
@@ -231,6 +232,7 @@ class JobFold:
     interrupted: str | None = None
     cancelled: str | None = None
     max_cost: float = 0.0
+    added: int = 0
     deferred: Mapping[str, int] = field(default_factory=_no_tokens)
     round: int = 1
     rounds: tuple[job_pb2.RoundJudged, ...] = ()

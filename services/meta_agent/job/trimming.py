@@ -20,7 +20,11 @@ def tokens_moved(fold: JobFold, event: job_pb2.JobEvent) -> JobFold:
         tasks = put(tasks, giver.uid, less)
     if getter is not None:
         tasks = put(tasks, getter.uid, replace(getter, allotted=getter.allotted + moved.tokens))
-        fold = replace(fold, deferred=without(fold.deferred, getter.uid))
+        fold = replace(
+            fold,
+            deferred=without(fold.deferred, getter.uid),
+            added=max(fold.added - moved.tokens, 0),
+        )
     return replace(fold, tasks=tasks)
 
 

@@ -174,9 +174,12 @@ def test_static_shares_are_made_once_when_the_plan_is_closed_and_never_move() ->
     assert shares == [2 * WHOLE] * 4
     made = len(moves(desk.events))
     desk.step(desk.ends("t0"))
-    desk.fact(budget_granted=job_pb2.BudgetGranted(request_id="g", tokens=5000))
     desk.step()
-    assert len(moves(desk.events)) == made
+    assert len(moves(desk.events)) == made, "what a task left is nobody's"
+    desk.fact(budget_granted=job_pb2.BudgetGranted(request_id="g", tokens=6000))
+    desk.step()
+    desk.step()
+    assert [move.tokens for move in moves(desk.events)[made:]] == [2000] * 3
     assert not deferred(desk.events)
 
 

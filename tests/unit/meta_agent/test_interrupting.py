@@ -54,8 +54,9 @@ def test_straggler_is_ended_when_others_wait_and_says_from_what() -> None:
     desk = make_desk((1, 1, 1), chain=2)  # t0 <- t1, t2
     desk.step(give(desk, "t2", "q3"), after=2.0)
     desk.step()
-    assert 6.0 <= desk.wake_at - START <= LIMIT
+    assert desk.wake_at - START <= LIMIT
     desk.step(after=3.9)
+    assert 6.0 <= desk.wake_at - START <= LIMIT
     assert not stops(desk)
     desk.step(after=1.1)
     (stop,) = stops(desk)

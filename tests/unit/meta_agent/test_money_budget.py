@@ -102,7 +102,7 @@ def test_announced_prompt_frees_money_that_the_dearest_price_had_held() -> None:
 def test_money_for_reducing_is_not_lent() -> None:
     desk = make_desk(0.05)
     free = within_money(10**6, desk.fold, desk.rules, "fast")
-    kept = within_money(10**6, desk.fold, desk.rules, "fast", reserved=300)
+    kept = within_money(10**6, desk.fold, desk.rules, "fast", reserved=300 * PRICES.dearest)
     assert free - kept == pytest.approx(300, abs=1)
     assert within_money(10**6, desk.fold, desk.rules, "fast", reserved=10**9) == 0
 
@@ -123,7 +123,11 @@ def test_reserve_in_money_outlasts_the_work_of_a_job_that_needs_prose() -> None:
         desk.step(Intended(attempt.key, intent))
     purse = purse_of(desk.fold, rules)
     assert purse.reserved > 1000
-    assert money_left(desk.fold, rules) >= purse.reserved * PRICES.dearest - 1e-9
+    # It reads all but the answer that it writes.
+    written = rules.answer_tokens
+    kept = rules.route("fast").most_cost(purse.reserved - written, written)
+    assert purse.reserved_money == pytest.approx(kept)
+    assert money_left(desk.fold, rules) >= kept - 1e-9
 
 
 def test_top_up_in_money_lets_waiting_tasks_begin() -> None:
@@ -184,7 +188,8 @@ def test_own_limit_of_a_task_in_money_holds_for_its_grants() -> None:
         call=1, prompt_tokens=500, max_completion_tokens=5000, min_completion_tokens=1
     )
     desk.step(Intended(attempt.key, intent))
-    assert desk.fold.attempts[attempt.key].grant.tokens == 500 + 250
+    # Sums of prices are rounded, downwards: a token less may come out.
+    assert desk.fold.attempts[attempt.key].grant.tokens in (500 + 249, 500 + 250)
 
 
 def test_cheaper_route_pays_for_more() -> None:
