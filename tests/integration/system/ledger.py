@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
 import hma
-from hma.v1 import common_pb2
+from hma.v1 import common_pb2, job_pb2
 from tests.integration.system.whole import Whole
 from tests.scripted_llm import Call
 
@@ -17,19 +19,25 @@ def calls_of(job: hma.Job, whole: Whole) -> list[Call]:
 
 
 def agrees(job: hma.Job, whole: Whole) -> None:
-    """known <= counted <= known + unknown <= budget (SPINE, section 4), for one job."""
+    """known <= counted <= known + unknown <= budget (SPINE, section 4), for one job.
+
+    Call by call: slack of one must not hide what another lacks.
+    """
     ledger = job.ledger
-    rows = ledger.rows
-    counted = sum(call.total_tokens for call in calls_of(job, whole))
-    exact = sum(
-        row.call.usage.prompt_tokens + row.call.usage.completion_tokens
-        for row in rows
-        if row.call.usage.accuracy == common_pb2.ACCURACY_EXACT
-    )
-    most = ledger.spent_tokens + ledger.unknown_tokens
-    assert exact <= counted <= most <= ledger.budget_tokens
+    counted = Counter[str]()
+    for call in calls_of(job, whole):
+        counted[call.headers["x-hma-call"]] += call.total_tokens
+    for row in ledger.rows:
+        if row.kind != job_pb2.LEDGER_ROW_KIND_CALL:
+            continue
+        name, usage = f"{row.task_uid}/{row.attempt}/{row.call.call}", row.call.usage
+        booked, truth = usage.prompt_tokens + usage.completion_tokens, counted.pop(name, 0)
+        exact = usage.accuracy == common_pb2.ACCURACY_EXACT
+        assert booked == truth if exact else booked >= truth, name
+        assert booked <= row.call.max_tokens, name
+    assert counted.total() <= ledger.unknown_tokens, "calls that are not in the ledger"
+    assert ledger.spent_tokens + ledger.unknown_tokens <= ledger.budget_tokens
     assert ledger.outstanding_tokens == 0
-    assert sum(row.call.max_tokens for row in rows) >= ledger.spent_tokens
 
 
 def agrees_exactly(job: hma.Job, whole: Whole) -> None:

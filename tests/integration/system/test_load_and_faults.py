@@ -111,7 +111,7 @@ class BadServer:
         if call.purpose not in ("WORK", "REASK"):
             return Reply()
         if not ids:
-            return say(" 1764\n")
+            return say(" built in 1764\n")
         items = [{"id": name, "answer": "1764", "evidence": ""} for name in ids]
         return Reply(json={"items": items, "notes": ""})
 
