@@ -114,6 +114,7 @@ async def main(settings: MetaAgentSettings) -> None:
                 registry=registry,
                 pages={"/fleet": page},
                 on_drain=watches.drain,
+                hand_over=drivers.hand_over,
                 stop=stop,
             )
 
