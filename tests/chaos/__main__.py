@@ -32,7 +32,8 @@ async def one(seed: int, directory: Path) -> Outcome:
     for fault in faults:
         print(f"    {fault}", flush=True)
     async with open_fleet(directory, SCRIPT) as fleet:
-        return await run(fleet, seed, orders(seed, 150.0 if away else DEADLINE), faults)
+        wanted = orders(seed, 150.0 if away else DEADLINE)
+        return await run(fleet, seed, wanted, lambda trouble: trouble.make(faults))
 
 
 def main() -> None:

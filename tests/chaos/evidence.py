@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import asyncpg
+from google.protobuf import text_format
 
 from hma.v1 import attempt_pb2, common_pb2, job_pb2
 from services.meta_agent.job.apply import apply
@@ -54,9 +56,9 @@ async def read_log(connection: asyncpg.Connection, job_id: str) -> list[job_pb2.
 
 
 async def judge(
-    connection: asyncpg.Connection, taken: Taken, counted: Sequence[Counted]
+    connection: asyncpg.Connection, taken: Taken, counted: Sequence[Counted], logs: Path
 ) -> Verdict:
-    """Looks at one job that should have ended."""
+    """Looks at one job that should have ended; a log with faults is kept beside the others."""
     row = await connection.fetchrow("SELECT * FROM job WHERE id = $1", taken.job_id)
     if row is None:
         return Verdict(taken.job_id, ["it was accepted, and is not there"], "")
@@ -90,7 +92,16 @@ async def judge(
         fold.unknown == 0 and _all_exact(fold),
     )
     faults += _money(verdict, fold)
+    if faults:
+        keep(logs / f"{taken.order.name}-{taken.job_id}.txt", events, counted)
     return verdict
+
+
+def keep(path: Path, events: Sequence[job_pb2.JobEvent], counted: Sequence[Counted]) -> None:
+    """Writes a job's log, and what the server counted for it, where a person can read it."""
+    calls = [each for each in counted if each.job_id == events[0].job_id]
+    lines = [text_format.MessageToString(event, as_one_line=True) for event in events]
+    path.write_text("\n".join([*lines, *map(str, calls)]) + "\n")
 
 
 def _order(row: Any, events: Sequence[job_pb2.JobEvent], taken: Taken) -> list[str]:

@@ -142,16 +142,16 @@ def _chain(length: int) -> task_pb2.Plan:
     return plan
 
 
-async def place(client: hma.AsyncClient, order: Order, start: float) -> Taken:
+async def place(client: hma.AsyncClient, order: Order, start: float, patience: float) -> Taken:
     """Brings a job in, at a moment after the start, and sees to its command."""
     await asyncio.sleep(start)
     # One request, one id: however often it is sent, there is one job.
     options = {**order.options, "request_id": requests.new_request_id()}
-    job_id = await insist(lambda: client.submit(order.task, **options))
+    job_id = await insist(lambda: client.submit(order.task, **options), patience)
     return Taken(order, job_id)
 
 
-async def command(stub: Any, taken: Taken) -> None:
+async def command(stub: Any, taken: Taken, patience: float) -> None:
     """Sends the order's command once its moment has come."""
     order = taken.order
     if not order.command:
@@ -166,11 +166,11 @@ async def command(stub: Any, taken: Taken) -> None:
     else:
         request, call = meta_agent_pb2.CancelJobRequest(**ids), stub.CancelJob
     with contextlib.suppress(PreconditionFailed):  # it had ended before
-        await insist(lambda: _typed(call(request, timeout=5.0)))
+        await insist(lambda: _typed(call(request, timeout=5.0)), patience)
     taken.obeyed = True
 
 
-async def watch(client: hma.AsyncClient, taken: Taken) -> None:
+async def watch(client: hma.AsyncClient, taken: Taken, patience: float) -> None:
     """Watches the job to its end, resuming behind the last event that was seen."""
 
     async def go_on() -> None:
@@ -179,10 +179,11 @@ async def watch(client: hma.AsyncClient, taken: Taken) -> None:
             if update.HasField("event"):
                 taken.seen.append(update.event.sequence)
 
-    await insist(go_on, PATIENCE + float(taken.order.options["deadline"]))
+    whole = patience and patience + float(taken.order.options["deadline"])
+    await insist(go_on, whole)
 
 
-async def insist(call: Callable[[], Awaitable[T]], patience: float = PATIENCE) -> T:
+async def insist(call: Callable[[], Awaitable[T]], patience: float) -> T:
     """Calls again while the system is away, as a stubborn client does."""
     end = time.monotonic() + patience
     while True:

@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import asyncpg
 import grpc
@@ -16,9 +17,8 @@ import hma
 from hma.v1 import meta_agent_pb2_grpc
 from tests.chaos.evidence import Verdict, judge
 from tests.chaos.fleet import HOST, Fleet
-from tests.chaos.jobs import Order, Taken, command, place, watch
+from tests.chaos.jobs import PATIENCE, Order, Taken, command, place, watch
 from tests.chaos.leaks import find_leaks
-from tests.chaos.plan import Fault
 from tests.chaos.trouble import Trouble
 from tests.scripted_llm.journal import read_journal
 
@@ -59,9 +59,10 @@ async def run(
     fleet: Fleet,
     seed: int,
     orders: Sequence[Order],
-    faults: Sequence[Fault],
+    trouble: Callable[[Trouble], Coroutine[Any, Any, None]],
     *,
     spread: float = 4.0,
+    stubborn: bool = True,
 ) -> Outcome:
     """Brings the jobs in while the faults happen, waits for their ends, judges.
 
@@ -69,14 +70,16 @@ async def run(
         fleet: Ready; it is ready again afterwards.
         seed: Decides when each job comes.
         orders: The jobs.
-        faults: What goes wrong.
+        trouble: What goes wrong; everything is ready again when it returns.
         spread: Seconds in which the jobs come.
+        stubborn: Whether clients try on where the client library gives up.
     """
     begun = time.monotonic()
     chance = random.Random(f"moments {seed}")
     moments = [chance.uniform(0.0, spread) for _ in orders]
-    trouble = Trouble(fleet)
-    guard = asyncio.create_task(trouble.guard())
+    maker = Trouble(fleet)
+    guard = asyncio.create_task(maker.guard())
+    patience = PATIENCE if stubborn else 0.0
     outcome = Outcome()
     try:
         async with contextlib.AsyncExitStack() as stack:
@@ -84,12 +87,15 @@ async def run(
             client = await stack.enter_async_context(hma.AsyncClient(address))
             channel = await stack.enter_async_context(grpc.aio.insecure_channel(address))
             stub = meta_agent_pb2_grpc.MetaAgentServiceStub(channel)
-            making = asyncio.create_task(trouble.make(faults))
+            making = asyncio.create_task(trouble(maker))
             taken = await asyncio.gather(
-                *(place(client, order, at) for order, at in zip(orders, moments, strict=True))
+                *(
+                    place(client, order, at, patience)
+                    for order, at in zip(orders, moments, strict=True)
+                )
             )
-            steering = [asyncio.create_task(command(stub, each)) for each in taken]
-            watching = [asyncio.create_task(watch(client, each)) for each in taken]
+            steering = [asyncio.create_task(command(stub, each, PATIENCE)) for each in taken]
+            watching = [asyncio.create_task(watch(client, each, patience)) for each in taken]
             await making
             limit = max(float(order.options["deadline"]) for order in orders) + GRACE
             _, late = await asyncio.wait([*steering, *watching], timeout=limit)
@@ -101,7 +107,7 @@ async def run(
     finally:
         guard.cancel()
         await asyncio.gather(guard, return_exceptions=True)
-    outcome.faults += trouble.complaints
+    outcome.faults += maker.complaints
     outcome.seconds = time.monotonic() - begun
     return outcome
 
@@ -112,7 +118,7 @@ async def _judge(fleet: Fleet, taken: Sequence[Taken], outcome: Outcome) -> None
         outcome.faults += await find_leaks(fleet, connection)
         counted = read_journal(fleet.journal)
         for each in taken:
-            verdict = await judge(connection, each, counted)
+            verdict = await judge(connection, each, counted, fleet.logs)
             outcome.verdicts.append(verdict)
             outcome.faults += [
                 f"{each.order.name} {each.job_id}: {fault}" for fault in verdict.faults

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import time
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ class Trouble:
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
         self._asked: set[int] = set()
+        self._locks = {name: asyncio.Lock() for name in fleet.parts}
         self.complaints: list[str] = []
 
     async def make(self, faults: Sequence[Fault]) -> None:
@@ -36,7 +38,11 @@ class Trouble:
         while True:
             for part in self._fleet.parts.values():
                 code = part.code()
-                if code is not None and part.pid not in self._asked and not part.lock.locked():
+                if (
+                    code is not None
+                    and part.pid not in self._asked
+                    and not self._locks[part.name].locked()
+                ):
                     self._asked.add(part.pid)
                     self.complaints.append(f"{part.name} ended by itself with code {code}")
                     part.start()
@@ -46,7 +52,7 @@ class Trouble:
         await asyncio.sleep(max(start + fault.at - time.monotonic(), 0))
         part = self._fleet.parts[fault.target]
         # The next fault of a process waits until it has come back from this one.
-        async with part.lock:
+        async with self._locks[fault.target]:
             if part.code() is not None:
                 return  # it has just ended by itself: the guard sees to that
             if fault.kind == "pause":
@@ -61,6 +67,17 @@ class Trouble:
                 await self.end(part, part.ends)
                 await asyncio.sleep(fault.pause)
                 part.start()
+
+    async def restart(self, *names: str) -> None:
+        """Stops processes as an orchestrator does, starts them again, waits for them."""
+        parts = [self._fleet.parts[name] for name in names]
+        async with contextlib.AsyncExitStack() as stack:
+            for part in parts:
+                await stack.enter_async_context(self._locks[part.name])
+            await asyncio.gather(*(self.end(part, part.ends) for part in parts))
+            for part in parts:
+                part.start()
+        await asyncio.gather(*(part.until_ready() for part in parts))
 
     async def end(self, part: Part, number: signal.Signals) -> float:
         """Ends a process by a signal; seconds that it took."""
