@@ -21,7 +21,7 @@ from hma.v1 import job_pb2, meta_agent_pb2, task_pb2
 T = TypeVar("T")
 Command = Literal["", "grant", "interrupt", "cancel"]
 
-PATIENCE = 60.0
+PATIENCE = 90.0
 """Seconds in which a client that keeps trying must get its answer."""
 
 MILLS = ("mills.md", "# Mills\n\nThe mill was built in 1764. Anna Hale paid for it.\n" * 8)

@@ -73,4 +73,4 @@ def plan_faults(seed: int, window: float = 10.0) -> list[Fault]:
 
 def database_away(seconds: float) -> list[Fault]:
     """One fault: PostgreSQL ends while the jobs are under way, and stays away."""
-    return [Fault(2.0, "database", "kill", seconds)]
+    return [Fault(5.0, "database", "kill", seconds)]

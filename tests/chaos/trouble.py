@@ -55,6 +55,8 @@ class Trouble:
         async with self._locks[fault.target]:
             if part.code() is not None:
                 return  # it has just ended by itself: the guard sees to that
+            if part.name == "database":
+                await part.until_ready()  # PostgreSQL heeds no SIGQUIT while it starts
             if fault.kind == "pause":
                 part.signal(signal.SIGSTOP)
                 await asyncio.sleep(fault.pause)
