@@ -35,6 +35,7 @@ class Verdict:
         counted: What the server counted.
         budget: What it might spend.
         exact: Whether the ledger must be what the server counted.
+        lost: Why its attempts were written off, each.
     """
 
     job_id: str
@@ -45,6 +46,7 @@ class Verdict:
     counted: int = 0
     budget: int = 0
     exact: bool = False
+    lost: tuple[str, ...] = ()
 
 
 async def read_log(connection: asyncpg.Connection, job_id: str) -> list[job_pb2.JobEvent]:
@@ -90,6 +92,7 @@ async def judge(
         total,
         fold.budget,
         fold.unknown == 0 and _all_exact(fold),
+        tuple(e.attempt_lost.reason for e in events if e.HasField("attempt_lost")),
     )
     faults += _money(verdict, fold)
     if faults:

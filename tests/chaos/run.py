@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -51,7 +52,8 @@ class Outcome:
         )
         return (
             f"{self.seconds:.0f} s, {counts}, known {known}, counted {counted}, "
-            f"unknown {unknown}, exact {exact} of {len(self.verdicts)}"
+            f"unknown {unknown}, exact {exact} of {len(self.verdicts)}, "
+            f"lost {dict(Counter(why for v in self.verdicts for why in v.lost))}"
         )
 
 
