@@ -21,6 +21,7 @@ from tests.scripted_llm.journal import Counted
 LATE = 3.0
 """Seconds past its deadline within which a job must have ended."""
 
+_HUNG_UP = "the driver of the attempt was lost"
 _LATE = "SELECT extract(epoch FROM end_time - deadline)::float8 FROM job WHERE id = $1"
 
 
@@ -36,6 +37,7 @@ class Verdict:
         budget: What it might spend.
         exact: Whether the ledger must be what the server counted.
         lost: Why its attempts were written off, each.
+        dropped: Attempts that ended because their driver hung up.
     """
 
     job_id: str
@@ -47,6 +49,7 @@ class Verdict:
     budget: int = 0
     exact: bool = False
     lost: tuple[str, ...] = ()
+    dropped: int = 0
 
 
 async def read_log(connection: asyncpg.Connection, job_id: str) -> list[job_pb2.JobEvent]:
@@ -93,6 +96,7 @@ async def judge(
         fold.budget,
         fold.unknown == 0 and _all_exact(fold),
         tuple(e.attempt_lost.reason for e in events if e.HasField("attempt_lost")),
+        sum(_HUNG_UP in e.attempt_reported.result.failure.message for e in events),
     )
     faults += _money(verdict, fold)
     if faults:
