@@ -8,6 +8,8 @@ STAMP := $(VENV)/.installed
 PARALLEL := -n auto --maxprocesses 4
 # Ends what it runs (signal 15) when make is killed.
 TIED := $(PY) -I -S hma/local/tether.py 15 $$PPID
+CHAOS_RUNS ?= 100
+CHAOS_SEED ?= 1
 CODE := hma services tests examples bench scripts
 
 # The job of `make run`, for `hma demo`; empty means the default job. In the environment,
@@ -18,7 +20,7 @@ export PIP_NO_INPUT := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run up test test-unit test-integration test-e2e test-vllm \
-        check fix proto protoset docs bench clean
+        chaos check fix proto protoset docs bench clean
 
 help: ## Lists the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | \
@@ -49,10 +51,11 @@ run: $(STAMP) ## Starts everything, runs one job through it, shows the answer, s
 up: $(STAMP) ## Starts everything and keeps it serving until Ctrl-C
 	@exec $(TIED) $(PY) -m hma.local up
 
-test: $(STAMP) ## Unit, integration and end-to-end tests, with coverage
+test: $(STAMP) ## Unit, integration, chaos (briefly) and end-to-end tests, with coverage
 	@$(PY) -m coverage erase
 	@$(PY) -m pytest -q $(PARALLEL) --cov --cov-report= --cov-fail-under=0 --durations=5 \
 	  tests/unit tests/integration
+	@$(PY) -m pytest -q --durations=3 tests/chaos
 	@$(PY) -m pytest -q --cov --cov-append --cov-report=term:skip-covered --durations=5 tests/e2e
 
 test-unit: $(STAMP) ## Unit tests only: no process, no network
@@ -63,6 +66,9 @@ test-integration: $(STAMP) ## Integration tests only: loopback gRPC, real Postgr
 
 test-e2e: $(STAMP) ## End-to-end tests only: the whole stack with the embedded model
 	@$(PY) -m pytest -q tests/e2e
+
+chaos: $(STAMP) ## Kills, pauses and restarts every process while jobs run (an hour; CHAOS_RUNS, CHAOS_SEED)
+	@$(PY) -m tests.chaos --runs $(CHAOS_RUNS) --seed $(CHAOS_SEED)
 
 test-vllm: $(STAMP) ## End-to-end tests against a real vLLM on the CPU (installs 3.5 GB)
 	@scripts/test_vllm

@@ -76,6 +76,9 @@ def failure_of(error: grpc.RpcError, server: Server) -> HmaError:
             "address with --server or HMA_SERVER",
             reason="UNREACHABLE",
         )
+    if error.code() is grpc.StatusCode.CANCELLED:
+        # Who cancels a call of his own gets no RpcError: the server stops, and said so.
+        return Unavailable(f"{server.target} ended the call before it was answered")
     return from_rpc_error(error)
 
 

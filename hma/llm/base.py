@@ -296,7 +296,15 @@ class Readiness:
     detail: str
 
 
-class LLM(Protocol):
+class SaysReadiness(Protocol):
+    """Knows how model servers are."""
+
+    async def readiness(self, route: Route) -> Readiness:
+        """Whether the route can be called, in a second or two."""
+        ...
+
+
+class LLM(SaysReadiness, Protocol):
     """A provider of models."""
 
     async def count_tokens(self, route: Route, prompt: Prompt, *, think: bool) -> TokenCount:
@@ -312,8 +320,4 @@ class LLM(Protocol):
             CallRefused: On entering: the server refused or is not there.
             hma.errors.CallFailed: On entering: it broke and may have cost tokens.
         """
-        ...
-
-    async def readiness(self, route: Route) -> Readiness:
-        """Whether the route can be called, in a second or two."""
         ...

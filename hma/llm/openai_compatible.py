@@ -8,13 +8,13 @@ from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Self
 
-import httpx2
 import openai
 
 from hma.llm import counting, ready
 from hma.llm.base import CallOptions, ChunkStream, Prompt, Readiness, TokenCount
 from hma.llm.failures import classify
 from hma.llm.routes import Route
+from hma.llm.servers import open_http
 from hma.llm.settings import LlmSettings
 from hma.llm.stream import OpenAIStream
 from hma.llm.wire import request_body
@@ -33,17 +33,7 @@ class OpenAICompatible:
 
     def __init__(self, settings: LlmSettings) -> None:
         self._settings = settings
-        timeout = httpx2.Timeout(
-            settings.stall_timeout,
-            connect=settings.connect_timeout,
-            pool=settings.connect_timeout,
-        )
-        # Idle connections are dropped before servers do (5 s), so that a call is not
-        # sent into one that is just being closed: it would have to be booked as unknown.
-        limits = httpx2.Limits(max_connections=None, keepalive_expiry=3.0)
-        # A proxy of the environment must not stand between us and our own machine.
-        direct = {"all://127.0.0.1": None, "all://localhost": None, "all://[::1]": None}
-        self._http = httpx2.AsyncClient(timeout=timeout, limits=limits, mounts=direct)
+        self._http = open_http(settings)
         self._models: dict[str, str] = {}
 
     async def __aenter__(self) -> Self:

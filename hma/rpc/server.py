@@ -26,9 +26,10 @@ import asyncio
 import dataclasses
 import logging
 import signal
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
 from grpc_reflection.v1alpha import reflection
@@ -133,14 +134,16 @@ async def serve(
     registry: CollectorRegistry,
     pages: Mapping[str, Page] | None = None,
     on_drain: Callable[[], None] | None = None,
+    hand_over: Callable[[float], Awaitable[None]] | None = None,
     on_serving: Callable[[int, int], None] | None = None,
     stop: asyncio.Event | None = None,
 ) -> None:
     """Serves until SIGTERM or SIGINT, then drains.
 
     Draining: health says NOT_SERVING, `drain_delay` passes, no new RPC is accepted,
-    `on_drain` is called, and running RPCs have `drain_grace` to end. A second signal
-    ends it at once.
+    `on_drain` is called, and running RPCs have `drain_grace` to end. From the first
+    moment on `hand_over` has the time of both to bring its work to an end or to give it
+    to others. A second signal ends it all at once.
 
     Args:
         settings: How to serve.
@@ -149,6 +152,7 @@ async def serve(
         registry: Metrics of the process, served at /metrics.
         pages: More pages of metrics, by path.
         on_drain: Told when no new RPC is accepted; ends streams that have no end.
+        hand_over: Finishes or gives away the process's work within so many seconds.
         on_serving: Told the gRPC and the metrics port once both are bound.
         stop: Drains when set, as a signal does.
 
@@ -173,7 +177,7 @@ async def serve(
             finally:
                 prober.cancel()
                 await asyncio.wait({prober})
-                await _drain(server, health, settings, on_drain, hurry)
+                await _drain(server, health, settings, on_drain, hand_over, hurry)
     _log.info("stopped")
 
 
@@ -210,10 +214,13 @@ async def _drain(
     health: Health,
     settings: ServerSettings,
     on_drain: Callable[[], None] | None,
+    hand_over: Callable[[float], Awaitable[None]] | None,
     hurry: asyncio.Event,
 ) -> None:
     _log.info("draining", extra={"delay": settings.drain_delay, "grace": settings.drain_grace})
     await health.drain()
+    time_left = settings.drain_delay + settings.drain_grace
+    handing = asyncio.ensure_future(_handed_over(hand_over, time_left))
     try:
         async with asyncio.timeout(settings.drain_delay):
             await hurry.wait()
@@ -224,11 +231,25 @@ async def _drain(
     if on_drain is not None:
         on_drain()
     hurried = asyncio.create_task(hurry.wait())
-    await asyncio.wait({stopping, hurried}, return_when=asyncio.FIRST_COMPLETED)
+    over: asyncio.Future[Any] = asyncio.gather(stopping, handing)
+    await asyncio.wait({over, hurried}, return_when=asyncio.FIRST_COMPLETED)
     hurried.cancel()
+    handing.cancel()
     if not stopping.done():
         await server.stop(0)
-    await stopping
+    await asyncio.gather(stopping, handing, over, return_exceptions=True)
+
+
+async def _handed_over(
+    hand_over: Callable[[float], Awaitable[None]] | None, time_left: float
+) -> None:
+    """Hands over; a defect in that must not keep the process from ending in good order."""
+    if hand_over is None:
+        return
+    try:
+        await hand_over(time_left)
+    except Exception as error:  # noqa: BLE001 - the last resort, logged
+        _log.error("handing over failed", exc_info=error)
 
 
 @asynccontextmanager

@@ -82,6 +82,7 @@ _CLASS_OF_STOP = {
 }
 _CANCELLED = (common_pb2.FAILURE_CLASS_CANCELLED, "the attempt was cancelled")
 _LOST = (common_pb2.FAILURE_CLASS_TRANSIENT, "the driver of the attempt was lost")
+_ENDING = (common_pb2.FAILURE_CLASS_TRANSIENT, "the service that worked at it was stopped")
 _DEFECT = common_pb2.FAILURE_CLASS_INTERNAL
 
 
@@ -123,6 +124,7 @@ class AttemptSession(Generic[StartT]):
         self._result: attempt_pb2.AttemptResult | None = None
         self._acked = False
         self._lost = False
+        self._ending = False
         self._unfinished = False
         self._settled = asyncio.Event()
         self._last_beat = asyncio.get_running_loop().time()
@@ -160,7 +162,8 @@ class AttemptSession(Generic[StartT]):
         self._settled.set()
 
     def abandon(self) -> None:
-        """The process ends: stop, keep what there is."""
+        """The process ends: stop, keep what there is; another one may go on."""
+        self._ending = not self.attempt.stop.is_set()
         self.attempt.end(attempt_pb2.STOP_REASON_INTERRUPT)
 
     def stream_ended(self) -> None:
@@ -290,8 +293,9 @@ class AttemptSession(Generic[StartT]):
             common_pb2.FAILURE_CLASS_UNSPECIFIED,
             common_pb2.FAILURE_CLASS_CANCELLED,
         )
-        # Work only knows that it was interrupted; a lost driver is worth another try.
-        if self.attempt.stop.is_set() and cancelled and (self._lost or not failure.message):
+        # Work only knows that it was interrupted; a lost driver or place is worth another try.
+        elsewhere = self._lost or self._ending
+        if self.attempt.stop.is_set() and cancelled and (elsewhere or not failure.message):
             failure.failure_class, failure.message = self._why_stopped()
         if result.HasField("failure") and not failure.role:
             failure.role = self._role
@@ -309,6 +313,8 @@ class AttemptSession(Generic[StartT]):
         return attempt_pb2.AttemptResult(state=attempt_pb2.ATTEMPT_STATE_FAILED, failure=failure)
 
     def _why_stopped(self) -> tuple[common_pb2.FailureClass.ValueType, str]:
+        if self._ending:
+            return _ENDING
         return _LOST if self._lost else _CLASS_OF_STOP.get(self.attempt.stop_reason, _CANCELLED)
 
     async def _deliver(self, result: attempt_pb2.AttemptResult) -> None:

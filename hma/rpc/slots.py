@@ -16,6 +16,9 @@ from hma.v1 import attempt_pb2
 _log = logging.getLogger(__name__)
 _KNOWN_JOBS = 4096
 
+HAND_OVER = 5.0
+"""Seconds before a drain's end at which what still runs is stopped, to be done elsewhere."""
+
 
 class Occupant(Protocol):
     """An attempt that takes a place until `run` returns."""
@@ -92,6 +95,22 @@ class Slots:
         self._running[task] = occupant
         task.add_done_callback(self._ended)
         return task
+
+    async def hand_over(self, grace: float) -> None:
+        """Lets attempts end; stops the rest in time for their results to go home in-band.
+
+        Args:
+            grace: Seconds until the process's streams are cut.
+        """
+        margin = min(HAND_OVER, grace / 2)
+        end = asyncio.get_running_loop().time() + grace
+        # While load balancers take notice, new attempts may still come.
+        while self._running and (left := end - margin - asyncio.get_running_loop().time()) > 0:
+            await asyncio.wait(self._running, timeout=left)
+        for occupant in list(self._running.values()):
+            occupant.abandon()
+        if self._running:
+            await asyncio.wait(self._running, timeout=margin)
 
     def _export(self, registry: CollectorRegistry) -> None:
         running = Gauge("hma_attempts_running", "Attempts that run", registry=registry)

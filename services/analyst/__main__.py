@@ -37,6 +37,7 @@ async def main(settings: AnalystSettings) -> None:
             [Service(_SERVICE, register)],
             readiness=servicer.readiness,
             registry=registry,
+            hand_over=slots.hand_over,
         )
 
 

@@ -13,8 +13,8 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Gauge
 
 from hma.errors import Unavailable
-from hma.llm.openai_compatible import OpenAICompatible
 from hma.llm.routes import Routes, load_routes
+from hma.llm.servers import ModelServers
 from hma.rpc.channel import open_channel
 from hma.rpc.server import Service, serve
 from hma.rpc.service import run_service
@@ -76,7 +76,7 @@ async def main(settings: MetaAgentSettings) -> None:
                 ("reducer", "Reduce", settings.reducer_address),
             )
         ]
-        llm = await stack.enter_async_context(OpenAICompatible(settings.llm))
+        llm = await stack.enter_async_context(ModelServers(settings.llm))
         benchmark = await stack.enter_async_context(BenchmarkLog(settings.benchmark_path()))
         counters = FleetCounters()
         page = await stack.enter_async_context(FleetPage(counters, store.fleet, store.jobs))
@@ -114,6 +114,7 @@ async def main(settings: MetaAgentSettings) -> None:
                 registry=registry,
                 pages={"/fleet": page},
                 on_drain=watches.drain,
+                hand_over=drivers.hand_over,
                 stop=stop,
             )
 

@@ -39,6 +39,7 @@ async def main(settings: ReducerSettings) -> None:
             [Service(_SERVICE, register)],
             readiness=servicer.readiness,
             registry=registry,
+            hand_over=slots.hand_over,
         )
 
 

@@ -45,6 +45,7 @@ async def main(settings: WorkerSettings) -> None:
             [Service(_SERVICE, register)],
             readiness=servicer.readiness,
             registry=registry,
+            hand_over=slots.hand_over,
         )
 
 

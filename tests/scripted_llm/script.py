@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -95,6 +95,16 @@ class Rule:
 
 
 Script = Sequence["Rule | Reply"] | Callable[[Any], "Reply | None"]
+
+
+def rules_of(described: Iterable[Mapping[str, Any]]) -> list[Rule | Reply]:
+    """Rules from JSON: the fields of `Rule`, with those of its `Reply` as "reply"."""
+    rules: list[Rule | Reply] = []
+    for each in described:
+        fields = dict(each)
+        reply = Reply(**fields.pop("reply", {}))
+        rules.append(Rule(reply, **fields))
+    return rules
 
 
 def refuse(

@@ -52,6 +52,7 @@ class ScriptedLLM:
         max_queued: With `slots`: more waiting ones get a 503.
         loading_for: Seconds after start during which all answers are 503.
         host, port: Where to listen; port 0: any free one.
+        on_count: Told of a call whenever it has cost more tokens, before the client is.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class ScriptedLLM:
         loading_for: float = 0.0,
         host: str = "127.0.0.1",
         port: int = 0,
+        on_count: Callable[[Call], None] = lambda call: None,
     ) -> None:
         self.script: _Rules = script if callable(script) else list(script)
         self.style = style
@@ -89,6 +91,7 @@ class ScriptedLLM:
         self._loading_for = loading_for
         self._ready_at = 0.0
         self._host, self._port = host, port
+        self.on_count = on_count
         self._runner: web.AppRunner | None = None
         self._running = 0
         self._waiting = 0
@@ -322,6 +325,7 @@ class ScriptedLLM:
         await asyncio.sleep(reply.first_delay or self.first_delay)
         call.prompt_tokens = tokenizer.count(call.prompt)
         call.cached_tokens = self._cache(call.prompt)
+        self.on_count(call)
         wire = Wire(self, request, call, reply)
         if call.body.get("stream"):
             return await wire.stream(self._pieces(call, reply))

@@ -8,7 +8,7 @@ from aiohttp import web
 
 from tests.scripted_llm import tokenizer
 from tests.scripted_llm.call import Call
-from tests.scripted_llm.script import Reply, Rule
+from tests.scripted_llm.script import rules_of
 
 if TYPE_CHECKING:
     from tests.scripted_llm.server import ScriptedLLM
@@ -84,10 +84,7 @@ class Side:
         return web.Response(text="\n".join(lines) + "\n")
 
     async def set_script(self, request: web.Request) -> web.Response:
-        rules: list[Rule | Reply] = []
-        for rule in await request.json():
-            reply = Reply(**rule.pop("reply", {}))
-            rules.append(Rule(reply, **rule))
+        rules = rules_of(await request.json())
         self._server.script = rules
         return web.json_response({"rules": len(rules)})
 

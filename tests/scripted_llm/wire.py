@@ -192,12 +192,14 @@ class Wire:
             self._call.reasoning_tokens += 1
         else:
             self._call.text += token
+        self._server.on_count(self._call)
 
     def _count_tools(self) -> None:
         for (name, _), arguments in zip(self._reply.tool_calls, self._tool_text, strict=True):
             size = tokenizer.count(name) + tokenizer.count(arguments)
             room = self._call.max_tokens - self._call.completion_tokens
             self._call.completion_tokens += min(size, room)
+        self._server.on_count(self._call)
 
     def _usage(self) -> dict[str, Any]:
         call = self._call

@@ -89,23 +89,34 @@ class JobDriver:
         self._shown = 0.0
         self._decided = False
         self._budget_changed = False
+        self._leaving = False
+
+    @property
+    def ended(self) -> bool:
+        """Whether the job has ended, as far as this driver knows."""
+        return self._fold.ended
 
     @property
     def ready_tasks(self) -> int:
         """Tasks that could run but have no open attempt."""
         return 0 if self._fold.ended else len(ready_tasks(self._fold))
 
+    def leave(self) -> None:
+        """Starts no more tasks, and lets `run` return once no attempt is open."""
+        self._leaving = True
+        self._news.set()
+
     async def run(self) -> None:
-        """Until the job has ended."""
+        """Until the job has ended, or is to be left and nothing runs in its name."""
         job_id = self._claimed.job_id
         around = self._around
         around.routes.listen(self, self._news.set)
         listener = asyncio.create_task(self._listen(), name=f"listen {job_id}")
         try:
             await self._take_over()
-            while not self._fold.ended:
+            while not self._is_over():
                 wake_at = await self._step()
-                if not self._fold.ended:
+                if not self._is_over():
                     await self._wait(wake_at)
         finally:
             listener.cancel()
@@ -114,6 +125,10 @@ class JobDriver:
             around.board.forget(job_id)
             await self._streams.close()
             await asyncio.gather(listener, return_exceptions=True)
+
+    def _is_over(self) -> bool:
+        left = self._leaving and not any(self._fold.open_attempts())
+        return self._fold.ended or left
 
     async def _take_over(self) -> None:
         await self._read_first()
@@ -137,7 +152,7 @@ class JobDriver:
         observed = Observations(
             inbox=inbox,
             broken=self._streams.broken(),
-            slots=around.capacity.free_for(job_id),
+            slots=self._slots(),
             routes=around.routes.states,
         )
         now = around.clock.now()
@@ -159,6 +174,12 @@ class JobDriver:
         self._streams.carry_out(self._fold, around.clock.now(), rules)
         self._show()
         return decision.wake_at
+
+    def _slots(self) -> int:
+        """Worker attempts that may be opened, besides one for each that ends."""
+        if self._leaving:
+            return -_workers(self._fold)  # not even those
+        return self._around.capacity.free_for(self._claimed.job_id)
 
     async def _commit(
         self, events: tuple[job_pb2.JobEvent, ...], after: JobFold, *, seals: bool

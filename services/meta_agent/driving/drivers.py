@@ -49,6 +49,7 @@ class Drivers:
         self._max_jobs = max_jobs
         self._running: dict[str, tuple[JobDriver, asyncio.Task[None]]] = {}
         self._place_free = asyncio.Event()
+        self._leaving = False
 
     @property
     def driving(self) -> int:
@@ -66,13 +67,29 @@ class Drivers:
         for _, task in self._running.values():
             task.cancel()
 
+    async def hand_over(self, grace: float) -> None:
+        """Claims no more, and gives each job away once nothing runs in its name.
+
+        What still runs then is given up by the end of `run`.
+
+        Args:
+            grace: Seconds that this may take.
+        """
+        self._leaving = True
+        for driver, _ in self._running.values():
+            driver.leave()
+        end = asyncio.get_running_loop().time() + grace
+        while self._running and (left := end - asyncio.get_running_loop().time()) > 0:
+            await asyncio.wait([task for _, task in self._running.values()], timeout=left)
+
     async def run(self) -> None:
         """Claims and drives until cancelled; then gives every job back."""
         try:
-            while True:
+            while not self._leaving:
                 mark = self._notifications.claimable_mark()
                 if not await self._claim():
                     await self._notifications.wait_claimable(mark, LOOK_AGAIN)
+            await asyncio.Event().wait()
         finally:
             await self._give_up_all()
 
@@ -107,11 +124,15 @@ class Drivers:
         driver = JobDriver(claimed, self._replica, self._around)
         task = asyncio.create_task(self._drive(claimed, driver), name=f"drive {claimed.job_id}")
         self._running[claimed.job_id] = (driver, task)
+        if self._leaving:
+            driver.leave()
 
     async def _drive(self, claimed: Claimed, driver: JobDriver) -> None:
         with logs.bind(job_id=claimed.job_id, epoch=claimed.epoch):
             try:
                 await driver.run()
+                if not driver.ended:
+                    await self._give_back(claimed)
             except Fenced:
                 _log.info("another replica drives the job, or it is gone")
             except Unavailable as error:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 
-from hma.llm.base import LLM
+from hma.llm.base import SaysReadiness
 from hma.llm.routes import Route, Routes
 from services.meta_agent.deciding.observed import RouteState
 
@@ -17,7 +17,7 @@ class RouteWatch:
     """Asks every model server how it is; routes over the same server share one answer."""
 
     def __init__(
-        self, llm: LLM, routes: Routes, *, while_down: float = 0.5, while_up: float = 5.0
+        self, llm: SaysReadiness, routes: Routes, *, while_down: float = 0.5, while_up: float = 5.0
     ) -> None:
         """Nothing is asked yet.
 

@@ -11,7 +11,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 import hma
 from hma.errors import Unavailable
-from hma.llm.base import LLM
+from hma.llm.base import SaysReadiness
 from hma.llm.routes import Route, Routes
 from hma.v1 import job_pb2, meta_agent_pb2
 from services.meta_agent.job.times import timestamp
@@ -52,7 +52,7 @@ class StatusBoard:
         store: Store,
         peers: Sequence[Peer],
         routes: Routes,
-        llm: LLM,
+        llm: SaysReadiness,
         *,
         ready_tasks: Callable[[], int] = lambda: 0,
     ) -> None:

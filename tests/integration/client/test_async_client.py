@@ -9,7 +9,8 @@ import pytest
 
 import hma
 from hma.client import Backoff
-from hma.errors import DeadlinePassed, NotFound, PreconditionFailed, Unavailable
+from hma.errors import CallFailed, DeadlinePassed, NotFound, PreconditionFailed, Unavailable
+from hma.v1 import common_pb2
 from tests.integration.client.scripted_meta_agent import ScriptedMetaAgent
 
 QUICK = Backoff(tries=4, first=0.02)
@@ -118,3 +119,12 @@ async def test_a_job_is_explained(server: ScriptedMetaAgent) -> None:
         *("plan", "t1", "t2", "t3", "t4"),
         "reduce",
     ]
+
+
+async def test_a_call_that_a_stopping_server_cancels_is_sent_again(
+    server: ScriptedMetaAgent,
+) -> None:
+    server.fail("CreateJob", CallFailed("stopping", common_pb2.FAILURE_CLASS_CANCELLED))
+    async with connect(server) as client:
+        job = await client.run("Which ports?", budget=5000)
+    assert job.state == hma.JobState.JOB_STATE_SUCCEEDED

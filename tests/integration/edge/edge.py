@@ -159,7 +159,7 @@ async def running_edge(
     async with open_store(url, replica_id=new_replica_id("test"), address="127.0.0.1:1") as store:
         board = ProgressBoard()
         watches = Watches(store.log, store.jobs, store.notifications, board)
-        status = StatusBoard(store, peers, routes(), models)  # type: ignore[arg-type]
+        status = StatusBoard(store, peers, routes(), models)
         rules = rules_of(settings, routes())
         services = services_of(settings, store, watches, status, rules)
         server, health, port = bind(settings.server, services, CollectorRegistry())

@@ -389,3 +389,34 @@ async def test_a_row_keeps_the_budget_that_its_driver_has_no_news_of(postgres_ur
         rows = [await replica.store.jobs.get(job_id) for job_id in jobs]
     assert [row.budget_tokens for row in rows] == [7777, folds[1].budget]
     assert folds[1].budget == folds[0].budget + 1000
+
+
+async def test_a_replica_that_leaves_ends_what_runs_and_gives_the_job_away(
+    postgres_url: str,
+) -> None:
+    go_on = asyncio.Event()
+
+    async def work(start: worker_pb2.ExecuteStart, attempt: Attempt) -> Any:
+        if start.task.id == "first":
+            await go_on.wait()
+        return await answer_task(start, attempt)
+
+    plan = make_plan(first=[], second=["first"])
+    async with (
+        serve_scripts(Scripts(execute=work)) as channel,
+        open_replica(postgres_url, channel) as leaving,
+    ):
+        job_id = await leaving.create(make_created(items=0, plan=plan))
+        await leaving.until(job_id, lambda fold: any(fold.open_attempts()))
+        async with open_replica(postgres_url, channel) as heir:
+            handing = asyncio.create_task(leaving.drivers.hand_over(15.0))
+            later = await leaving.create(make_created(items=0, plan=make_plan(only=[])))
+            await heir.ended(later)  # not claimed by the one that leaves
+            assert not handing.done()
+            go_on.set()
+            await handing
+            fold = await heir.ended(job_id)
+    assert fold.state == job_pb2.JOB_STATE_SUCCEEDED
+    assert {a.epoch for a in fold.attempts.values()} == {1, 2}
+    assert {a.number for a in fold.attempts.values()} == {1}
+    assert fold.unknown == 0

@@ -683,3 +683,42 @@ async def test_places_are_exported() -> None:
     assert registry.get_sample_value("hma_attempts_limit") == 7
     assert registry.get_sample_value("hma_attempts_running") == 0
     assert registry.get_sample_value("hma_attempts_refused") == 0
+
+
+async def test_a_drain_lets_attempts_end_and_brings_the_rest_home_in_band() -> None:
+    finish = asyncio.Event()
+
+    async def work(start: Any, attempt: Attempt) -> Result:
+        if start.task.title == "quick":
+            await finish.wait()
+            return succeeded()
+        await attempt.stop.wait()
+        attempt.calls.append(usage_of(1, 9))
+        return Result(state=attempt_pb2.ATTEMPT_STATE_PARTIAL)
+
+    quick, slow = start_of(task_uid="1.1"), start_of(task_uid="1.2")
+    quick.task.title = "quick"
+    async with (
+        worker(work) as setup,
+        execute_stream(setup.channel, quick, heartbeat=BEAT) as first,
+        execute_stream(setup.channel, slow, heartbeat=BEAT) as second,
+    ):
+
+        async def read(stream: Any) -> Result:
+            await _read_all(stream)
+            assert isinstance(stream.outcome, Finished)
+            stream.ack()
+            return stream.outcome.result
+
+        reading = [asyncio.create_task(read(stream)) for stream in (first, second)]
+        await until(lambda: setup.slots.running == 2)
+        handing = asyncio.create_task(setup.slots.hand_over(2.0))
+        finish.set()
+        whole, result = await asyncio.gather(*reading)
+        await asyncio.wait_for(handing, 5)
+        assert setup.slots.running == 0
+        assert whole.state == attempt_pb2.ATTEMPT_STATE_SUCCEEDED
+        # What was spent is known, and another place may go on: it is no cancellation.
+        assert [call.usage.completion_tokens for call in result.calls] == [9]
+        assert result.failure.failure_class == common_pb2.FAILURE_CLASS_TRANSIENT
+        assert setup.reports.taken == []

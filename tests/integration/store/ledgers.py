@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from hma.v1 import attempt_pb2, common_pb2, job_pb2
+from services.meta_agent.job.state import JobFold
+from services.meta_agent.store.database import Connection
 from services.meta_agent.store.ids import new_event_id
 from services.meta_agent.store.store import Store
 
@@ -140,8 +143,48 @@ def random_attempt(rng: random.Random, job_id: str, task_uid: str, number: int) 
 
 async def ledger_rows(store: Store, job_id: str) -> list[dict[str, object]]:
     """What is booked for a job."""
-    rows = await store.database.fetch(
+    async with store.database.connection() as connection:
+        return await read_ledger(connection, job_id)
+
+
+async def read_ledger(connection: Connection, job_id: str) -> list[dict[str, object]]:
+    """The same, over any connection."""
+    rows = await connection.fetch(
         f"SELECT {_COLUMNS} FROM ledger_entry WHERE job_id = $1 ORDER BY task_uid, attempt, call",
         job_id,
     )
     return [dict(row) for row in rows]
+
+
+Calls = dict[tuple[object, ...], tuple[object, ...]]
+"""What each call cost, by (task, attempt, call)."""
+
+
+def ledger_calls(rows: Iterable[Mapping[str, object]]) -> Calls:
+    """The calls that the ledger has."""
+    names = ("role", "route", "prompt_tokens", "cached_prompt_tokens", "completion_tokens")
+    return {
+        (row["task_uid"], row["attempt"], row["call"]): tuple(
+            row[name] for name in (*names, "reasoning_tokens", "exact", "cost")
+        )
+        for row in rows
+    }
+
+
+def folded_calls(fold: JobFold) -> Calls:
+    """The calls that a job's log folds to, those that cost nothing left out."""
+    return {
+        (row.task_uid, row.attempt, row.call.call): (
+            row.role,
+            row.call.route,
+            row.call.usage.prompt_tokens,
+            row.call.usage.cached_prompt_tokens,
+            row.call.usage.completion_tokens,
+            row.call.usage.reasoning_tokens,
+            row.call.usage.accuracy == common_pb2.ACCURACY_EXACT,
+            row.cost,
+        )
+        for row in fold.rows
+        if row.kind in (job_pb2.LEDGER_ROW_KIND_UNSPECIFIED, job_pb2.LEDGER_ROW_KIND_CALL)
+        and row.call.usage.prompt_tokens + row.call.usage.completion_tokens
+    }

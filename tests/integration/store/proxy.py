@@ -25,7 +25,7 @@ class Proxy:
         parts = urlsplit(url)
         self._socket = parse_qs(parts.query)["host"][0] + "/.s.PGSQL.5432"
         self._database = parts.path.lstrip("/")
-        self._cuts: dict[str, Moment] = {}
+        self._cuts: dict[str, tuple[Moment, int]] = {}
         self._down = False
         self._sessions: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
@@ -48,8 +48,9 @@ class Proxy:
             await asyncio.gather(*self._sessions, return_exceptions=True)
             await server.wait_closed()
 
-    def cut(self, moment: Moment, name: str = "hma-appender") -> None:
-        self._cuts[name] = moment
+    def cut(self, moment: Moment, name: str = "hma-appender", *, skip: int = 0) -> None:
+        """Args: skip: So many messages of the connections pass before."""
+        self._cuts[name] = moment, skip
 
     def down(self) -> None:
         """Breaks every connection and accepts no other."""
@@ -91,7 +92,11 @@ class Proxy:
             up_writer.transport.abort()
 
     def take_cut(self, name: str) -> Moment | None:
-        return self._cuts.pop(name, None)
+        moment, skip = self._cuts.pop(name, (None, 0))
+        if moment is not None and skip:
+            self._cuts[name] = moment, skip - 1
+            return None
+        return moment
 
     async def may_pass(self) -> None:
         await self._stalled.wait()

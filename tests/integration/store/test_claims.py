@@ -151,6 +151,43 @@ async def test_a_log_that_needs_a_later_reader_is_left_to_it(store: Store) -> No
     assert await newer.claim(store.replica_id, driving={job_id}) == []
 
 
+async def test_replicas_of_two_versions_side_by_side_each_drive_what_they_can_read(
+    open_replica: OpenStore,
+) -> None:
+    old = await open_replica("old", options=StoreOptions(reader=READER - 1))
+    new = await open_replica("new")
+    early = [await add_job(old, new_job(min_reader=READER - 1)) for _ in range(20)]
+    late = [await add_job(new, new_job(min_reader=READER)) for _ in range(20)]
+    driven: dict[str, set[str]] = {old.replica_id: set(), new.replica_id: set()}
+
+    async def roll(store: Store) -> None:
+        """Claims, writes as its version does, gives some back; until all were written twice."""
+        rng, mine = random.Random(store.replica_id), driven[store.replica_id]
+        for _ in range(30):
+            for job in await store.claims.claim(store.replica_id, 3, driving=mine):
+                mine.add(job.job_id)
+                reader = READER if store is new else READER - 1
+                event = decided(job.job_id)
+                await store.log.append(Append(job.job_id, job.epoch, [event], min_reader=reader))
+                read_by_new.update([job.job_id] if store is new else [])
+                if store is old:
+                    assert job.job_id not in read_by_new, "an older reader has later events"
+                if rng.random() < 0.5:
+                    mine.discard(job.job_id)
+                    await store.claims.release(job.job_id, job.epoch)
+            await asyncio.sleep(rng.random() * 0.005)
+
+    read_by_new: set[str] = set()
+    await asyncio.gather(roll(old), roll(new))
+    # None is stranded: what the old one gave up, the new one takes.
+    for job_id in driven[old.replica_id]:
+        await old.claims.release(job_id, (await old.jobs.get(job_id)).epoch)
+    await claim_all(new, driven[new.replica_id])
+    assert driven[new.replica_id] == {*early, *late}
+    rows = [await new.jobs.get(job_id) for job_id in read_by_new]
+    assert {row.min_reader for row in rows} == {READER}
+
+
 async def test_a_replica_without_a_beat_claims_nothing(store: Store) -> None:
     await add_job(store)
     assert await store.claims.claim("nobody", driving=()) == []

@@ -11,7 +11,6 @@ import pytest
 from hma.errors import Fenced, PreconditionFailed
 from hma.v1 import attempt_pb2, common_pb2, job_pb2
 from services.meta_agent.job.apply import fold_events
-from services.meta_agent.job.state import JobFold
 from services.meta_agent.store.append import Append, write_batch
 from services.meta_agent.store.store import Store
 from tests.integration.store.conftest import OpenStore
@@ -19,6 +18,8 @@ from tests.integration.store.ledgers import (
     Attempt,
     call_usage,
     event,
+    folded_calls,
+    ledger_calls,
     ledger_rows,
     random_attempt,
     settled,
@@ -178,37 +179,10 @@ async def test_the_ledger_is_what_the_log_folds_to(
     for job_id, _ in jobs:
         fold = fold_events(await outside.log.read(job_id))
         rows = await ledger_rows(outside, job_id)
-        assert {_key(r): _figures(r) for r in rows} == _folded(fold)
+        assert ledger_calls(rows) == folded_calls(fold)
         spent = [int(str(r["prompt_tokens"])) + int(str(r["completion_tokens"])) for r in rows]
         assert sum(spent) == fold.spent > 0
         assert sum(float(str(r["cost"])) for r in rows) == pytest.approx(fold.cost)
-
-
-def _key(row: dict[str, object]) -> tuple[object, ...]:
-    return row["task_uid"], row["attempt"], row["call"]
-
-
-def _figures(row: dict[str, object]) -> tuple[object, ...]:
-    names = ("role", "route", "prompt_tokens", "cached_prompt_tokens", "completion_tokens")
-    return tuple(row[name] for name in (*names, "reasoning_tokens", "exact", "cost"))
-
-
-def _folded(fold: JobFold) -> dict[tuple[object, ...], tuple[object, ...]]:
-    return {
-        (row.task_uid, row.attempt, row.call.call): (
-            row.role,
-            row.call.route,
-            row.call.usage.prompt_tokens,
-            row.call.usage.cached_prompt_tokens,
-            row.call.usage.completion_tokens,
-            row.call.usage.reasoning_tokens,
-            row.call.usage.accuracy == common_pb2.ACCURACY_EXACT,
-            row.cost,
-        )
-        for row in fold.rows
-        if row.kind in (job_pb2.LEDGER_ROW_KIND_UNSPECIFIED, job_pb2.LEDGER_ROW_KIND_CALL)
-        and row.call.usage.prompt_tokens + row.call.usage.completion_tokens
-    }
 
 
 async def test_calls_of_a_job_without_an_attempt_are_booked_under_its_tenant(

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import time
 
 import pytest
 
-from hma.errors import Fenced, Unavailable
-from hma.v1 import job_pb2
+from hma.errors import Fenced, NotFound, Unavailable
+from hma.v1 import job_pb2, task_pb2
 from services.meta_agent.store.append import Append, JobSummary
 from services.meta_agent.store.appender import AppenderLimits
-from services.meta_agent.store.store import StoreOptions
+from services.meta_agent.store.store import Store, StoreOptions
 from tests.integration.store.conftest import OpenStore
 from tests.integration.store.making import (
     add_claimed_job,
@@ -21,6 +22,7 @@ from tests.integration.store.making import (
     decided,
     fact,
     new_job,
+    seal,
     until,
 )
 from tests.integration.store.proxy import Moment, Proxy
@@ -124,6 +126,88 @@ async def test_a_creation_whose_reply_is_lost_makes_one_job(
     assert proxy.cuts_made == 1
     assert len((await store.jobs.page("acme")).jobs) == 1
     assert len(await store.log.read(job.job_id)) == 1
+
+
+STEPS = range(9)
+"""Messages of a transaction before the one that is cut; the last ones may be beyond its end."""
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("step", STEPS)
+async def test_a_creation_that_breaks_at_any_step_is_whole_and_made_once(
+    open_replica: OpenStore, proxy: Proxy, moment: Moment, step: int
+) -> None:
+    store = await open_replica(url=proxy.url)
+    job = new_job(request_id="request-1")
+    documents = [(task_pb2.DocumentRef(document_id="d1", name="a.md"), b"text")]
+    proxy.cut(moment, "hma-meta-agent", skip=step)
+    row, _ = await store.jobs.create(job, created(job), documents)
+    assert row.job_id == job.job_id
+    assert [e.sequence for e in await store.log.read(job.job_id)] == [1]
+    assert b"".join([p async for p in store.documents.read(job.job_id, "d1")]) == b"text"
+    assert len((await store.jobs.page("acme")).jobs) == 1
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("step", STEPS)
+async def test_a_deletion_that_breaks_at_any_step_leaves_all_or_nothing(
+    open_replica: OpenStore, proxy: Proxy, moment: Moment, step: int
+) -> None:
+    store, outside = await open_replica("a", url=proxy.url), await open_replica("b")
+    job = new_job()
+    documents = [(task_pb2.DocumentRef(document_id="d1", name="a.md"), b"text")]
+    await outside.jobs.create(job, created(job), documents)
+    [claimed] = await outside.claims.claim(outside.replica_id, driving=())
+    await seal(outside, job.job_id, claimed.epoch)
+    proxy.cut(moment, "hma-meta-agent", skip=step)
+    with contextlib.suppress(Unavailable):
+        await store.jobs.delete(job.job_id)
+    tables = ("job", "job_event", "job_document")
+    left = [await _count(outside, table) for table in tables]
+    assert left in ([0, 0, 0], [1, 2, 1])
+    with contextlib.suppress(NotFound):
+        await store.jobs.delete(job.job_id)
+    assert [await _count(outside, table) for table in tables] == [0, 0, 0]
+
+
+async def _count(store: Store, table: str) -> int:
+    found = await store.database.fetchrow(f"SELECT count(*) AS n FROM {table}")
+    return int(found["n"]) if found is not None else 0
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+async def test_a_release_whose_reply_is_lost_takes_the_job_from_nobody_else(
+    open_replica: OpenStore, proxy: Proxy, moment: Moment
+) -> None:
+    here, there = await open_replica("a", url=proxy.url), await open_replica("b")
+    job_id, epoch = await add_claimed_job(here)
+    proxy.cut(moment, "hma-meta-agent")
+    with pytest.raises(Unavailable):
+        await here.claims.release(job_id, epoch)
+
+    async def free() -> bool:  # what was cut inside the statement may still be at work
+        await here.claims.release(job_id, epoch)
+        return bool(await there.claims.claim(there.replica_id, driving=()))
+
+    await until(free)
+    await here.claims.release(job_id, epoch)  # once more, too late
+    assert (await there.jobs.get(job_id)).driver == there.replica_id
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+async def test_a_beat_whose_reply_is_lost_costs_no_lease(
+    open_replica: OpenStore, proxy: Proxy, moment: Moment
+) -> None:
+    store = await open_replica(url=proxy.url)
+    proxy.cut(moment, "hma-beat")
+
+    async def cut() -> bool:
+        return proxy.cuts_made == 1
+
+    await until(cut)
+    assert store.beat.held()
+    job_id = await add_job(store)
+    assert [c.job_id for c in await store.claims.claim(store.replica_id, driving=())] == [job_id]
 
 
 @pytest.mark.parametrize("seed", range(4))
