@@ -16,6 +16,7 @@ from services.meta_agent.job.state import JobFold
 CLEARLY_BETTER = 0.15
 """Difference of measured answer weights that makes a task of ordinary complexity reason."""
 
+
 def choose_route(
     task: task_pb2.Task,
     fold: JobFold,

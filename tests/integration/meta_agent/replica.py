@@ -53,9 +53,13 @@ class ReadyModel:
 
     def __init__(self) -> None:
         self.ready = True
+        self.queue: int | None = None
 
     async def readiness(self, _route: object) -> Readiness:
         return Readiness(self.ready, "" if self.ready else "the model is still loading")
+
+    async def waiting(self, _route: object) -> int | None:
+        return self.queue
 
 
 async def answer_task(start: worker_pb2.ExecuteStart, attempt: Attempt) -> Any:
