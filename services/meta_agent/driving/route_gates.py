@@ -8,7 +8,7 @@ fewer attempts at once (`capacity`): additive increase, multiplicative decrease.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from hma.v1 import attempt_pb2, common_pb2, job_pb2
 from services.meta_agent.deciding.failing import ROUTES_FAULT
@@ -44,7 +44,7 @@ class GateRules:
         replica: This replica, for the jitter.
     """
 
-    breaker: BreakerRules = BreakerRules()
+    breaker: BreakerRules = field(default_factory=BreakerRules)
     most: int = 64
     max_waiting: int = 16
     replica: str = ""
