@@ -115,7 +115,7 @@ async def main(settings: MetaAgentSettings) -> None:
             routes,
             llm,
             ready_tasks=lambda: drivers.ready_tasks,
-            route_states=lambda: route_watch.states,
+            route_states=lambda: route_watch.learned,
         )
         registry = new_registry()
         stop = asyncio.Event()

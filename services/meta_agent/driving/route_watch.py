@@ -79,6 +79,11 @@ class RouteWatch:
         """By name, as last seen, gates included."""
         return self._gates.states(self._seen)
 
+    @property
+    def learned(self) -> Mapping[str, RouteState]:
+        """By name: what using the routes has shown, whatever their servers say."""
+        return self._gates.states({name: RouteState(ready=True) for name in self._routes})
+
     def states_for(self, job_id: str) -> Mapping[str, RouteState]:
         """By name: what a job may start now."""
         return self._gates.states(self._seen, job_id)

@@ -131,10 +131,11 @@ class StatusBoard:
         readiness = await self._llm.readiness(route)
         if readiness.ready:
             found = self._route_states().get(route.name)
-            if found is None or found.detail in ("", readiness.detail):
+            if found is None or not found.detail:
                 return UP, readiness.detail
             # Its server answers, but those who use the route know better.
-            return (UP if found.ready else DOWN), f"{readiness.detail} But {found.detail}."
+            words = f"{readiness.detail} But {found.detail.rstrip('.')}."
+            return (UP if found.ready else DOWN), words
         return (STARTING if "loading" in readiness.detail else DOWN), readiness.detail
 
 

@@ -271,7 +271,7 @@ async def open_replica(
             open_store(url, replica_id=replica_id, address="127.0.0.1:1")
         )
         model, board = ReadyModel(), ProgressBoard()
-        watch = RouteWatch(model, rules.routes, while_down=0.05, while_up=0.2)  # type: ignore[arg-type]
+        watch = RouteWatch(model, rules.routes, while_down=0.05, while_up=0.2)
         around = Surroundings(
             log=store.log,
             notifications=store.notifications,

@@ -13,7 +13,8 @@ import pytest
 from hma.rpc.attempt import Attempt
 from hma.rpc.slots import Slots
 from hma.v1 import attempt_pb2, common_pb2, job_pb2, reducer_pb2, worker_pb2, worker_pb2_grpc
-from services.meta_agent.driving import driver, poison
+from services.meta_agent.deciding.decide import decide as right
+from services.meta_agent.driving import poison
 from services.meta_agent.driving.streams import Services
 from tests.integration.meta_agent.replica import (
     Scripts,
@@ -36,8 +37,6 @@ def test_a_poisoned_job_is_left_alone_for_longer_each_time() -> None:
 async def test_a_job_whose_rules_fail_is_ended_with_what_it_has_and_others_go_on(
     postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right = driver.decide
-
     def decide(fold: Any, *rest: Any) -> Any:
         decided = right(fold, *rest)
         if fold.created.task_description == "poison" and any(
@@ -46,7 +45,7 @@ async def test_a_job_whose_rules_fail_is_ended_with_what_it_has_and_others_go_on
             raise ZeroDivisionError("planted")
         return decided
 
-    monkeypatch.setattr(driver, "decide", decide)
+    monkeypatch.setattr("services.meta_agent.driving.driver.decide", decide)
     monkeypatch.setattr(poison, "FIRST_WAIT", 0.05)
     created = make_created(items=3)
     created.task_description = "poison"

@@ -143,7 +143,7 @@ async def open_whole(
             routes,
             model,
             ready_tasks=lambda: drivers.ready_tasks,
-            route_states=lambda: watch.states,
+            route_states=lambda: watch.learned,
         )
         for service in services_of(settings, store, watches, status, rules):
             service.register(server)

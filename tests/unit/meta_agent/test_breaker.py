@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from hma.llm.base import Readiness
 from hma.v1 import attempt_pb2, common_pb2, job_pb2
 from services.meta_agent.deciding.observed import RouteState
 from services.meta_agent.driving.breaker import Breaker, BreakerRules, State
 from services.meta_agent.driving.route_gates import AFTER_CLOSING, GateRules, RouteGates
+from services.meta_agent.edge.status import DOWN, UP, StatusBoard
 from services.meta_agent.job.state import AttemptFold, JobFold
+from tests.unit.meta_agent.simulation import make_rules
 
 RULES = BreakerRules(failures=3, window=10, first=2, longest=9)
 READY = {"fast": RouteState(True, "m is ready.")}
@@ -157,3 +160,19 @@ def test_what_is_the_task_s_fault_leaves_a_route_open() -> None:
         gates.ends(common_pb2.FAILURE_CLASS_INVALID_OUTPUT, spent=5)
         gates.ends(common_pb2.FAILURE_CLASS_TIMEOUT, stop=attempt_pb2.STOP_REASON_INTERRUPT)
     assert gates.state().ready
+
+
+async def test_status_says_that_a_route_is_left_alone_though_its_server_answers() -> None:
+    class Model:
+        async def readiness(self, _route: object) -> Readiness:
+            return Readiness(True, "m is ready.")
+
+    states = {"fast": RouteState(False, "its attempts failed again and again: it broke.")}
+    routes = make_rules().routes
+    board = StatusBoard(None, (), routes, Model(), route_states=lambda: states)  # type: ignore[arg-type]
+    state, words = await board._check_route(routes["fast"])
+    assert (state, words) == (
+        DOWN,
+        "m is ready. But its attempts failed again and again: it broke.",
+    )
+    assert await board._check_route(routes["reasoning"]) == (UP, "m is ready.")
