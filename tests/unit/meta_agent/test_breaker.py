@@ -132,9 +132,9 @@ def test_no_herd_comes_back_when_a_route_closes_again() -> None:
 def test_being_told_to_slow_down_narrows_a_route_and_does_not_close_it() -> None:
     gates = Gates()
     gates.hold("a", 16)
-    for _ in range(10):
+    for left in reversed(range(16)):
         gates.ends(common_pb2.FAILURE_CLASS_RATE_LIMITED)
-    gates.hold("a", 0)
+        gates.hold("a", left)
     assert gates.state().ready
     assert gates.state().slots == 8, "a burst is one sign"
     assert "as much to do" in gates.state().detail
