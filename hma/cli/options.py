@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
-from hma.cli.policy import PolicyType, policy_of
+from hma.cli.policy import FailureRuleType, PolicyType, policy_of
 from hma.client import Backoff, Client
 from hma.client.connection import DEFAULT_SERVER
 from hma.client.requests import seconds, to_plan
@@ -197,7 +197,7 @@ def job_spec(command: F) -> F:
             raise click.UsageError("Give --budget TOKENS, --max-cost MONEY, or both.")
         spec["budget"] = spec["budget"] or 0
         spec["documents"] = list(dict.fromkeys(files))
-        spec["policy"] = policy_of(values.pop("policy"))
+        spec["policy"] = policy_of(values.pop("policy"), values.pop("on_failure"))
         return command(spec=spec, **values)
 
     decorators = [
@@ -242,6 +242,14 @@ def job_spec(command: F) -> F:
             metavar="NAME=VALUE",
             help="How the job is run, such as max_rounds=2, halting=adaptive, budgeting=off, "
             "interruption=off, dispatch=waves; may be repeated.",
+        ),
+        click.option(
+            "--on-failure",
+            type=FailureRuleType(),
+            multiple=True,
+            metavar="CLASS=ACTION[:TRIES]",
+            help="What follows failures of a class: retry, fallback (another route), give-up "
+            "(the task), stop-job; such as timeout=retry:5; may be repeated.",
         ),
         click.option(
             "--plan",

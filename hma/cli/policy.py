@@ -6,12 +6,12 @@ from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
-from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
 
 from hma.cli.wording import word
 from hma.client.requests import duration, seconds
 from hma.errors import InvalidRequest
-from hma.v1 import job_pb2
+from hma.v1 import common_pb2, job_pb2
 
 Setting = tuple[str, Any]
 
@@ -56,11 +56,52 @@ class PolicyType(click.ParamType[Setting]):
         return [CompletionItem(each) for each in words if each.startswith(incomplete)]
 
 
-def policy_of(settings: tuple[Setting, ...]) -> job_pb2.JobPolicy | None:
+class FailureRuleType(click.ParamType[job_pb2.FailureRule]):
+    """What follows failures of a class, such as "timeout=retry:5" or "refused=stop-job"."""
+
+    name = "rule"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> job_pb2.FailureRule:
+        """Parses `value`; fails as a usage error that names what there is."""
+        if isinstance(value, job_pb2.FailureRule):
+            return value
+        name, _, rest = str(value).partition("=")
+        action, separator, tries = rest.partition(":")
+        rule = job_pb2.FailureRule()
+        try:
+            rule.failure_class = _classes()[_as_word(name)]  # type: ignore[assignment]
+            rule.action = _actions()[_as_word(action)]  # type: ignore[assignment]
+            rule.max_attempts = int(tries) if separator else 0
+        except ValueError:
+            self.fail(
+                f"expected CLASS=ACTION[:TRIES], got {value!r}; "
+                f"classes: {', '.join(map(_as_name, _classes()))}; "
+                f"actions: {', '.join(map(_as_name, _actions()))}",
+                param,
+                ctx,
+            )
+        return rule
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Classes, and the actions of one."""
+        name, separator, _ = incomplete.partition("=")
+        words = [f"{_as_name(each)}=" for each in _classes()]
+        if separator:
+            words = [f"{name}={_as_name(each)}" for each in _actions()]
+        return [CompletionItem(each) for each in words if each.startswith(incomplete)]
+
+
+def policy_of(
+    settings: tuple[Setting, ...], rules: tuple[job_pb2.FailureRule, ...] = ()
+) -> job_pb2.JobPolicy | None:
     """The policy that the options describe; None without any."""
-    if not settings:
+    if not settings and not rules:
         return None
-    policy = job_pb2.JobPolicy()
+    policy = job_pb2.JobPolicy(failure_rules=rules)
     for name, value in settings:
         if name == "layer_timeout":
             policy.layer_timeout.CopyFrom(duration(value))
@@ -80,12 +121,29 @@ def _parse(field: FieldDescriptor, text: str) -> Any:
 
 
 def _values(field: FieldDescriptor) -> dict[str, int]:
-    enum = field.enum_type
-    if enum is None:
-        return {}
+    return _words_of(field.enum_type) if field.enum_type is not None else {}
+
+
+def _words_of(enum: EnumDescriptor) -> dict[str, int]:
     return _Words(
         (word(_Enum(enum), value.number), value.number) for value in enum.values if value.number
     )
+
+
+def _classes() -> dict[str, int]:
+    return _words_of(common_pb2.FailureClass.DESCRIPTOR)
+
+
+def _actions() -> dict[str, int]:
+    return _words_of(job_pb2.FailureAction.DESCRIPTOR)
+
+
+def _as_word(text: str) -> str:
+    return text.strip().lower().replace("-", " ").replace("_", " ")
+
+
+def _as_name(words: str) -> str:
+    return words.replace(" ", "-")
 
 
 class _Words(dict[str, int]):

@@ -32,6 +32,7 @@ def report(job: job_pb2.Job, *, markdown: bool) -> list[RenderableType]:
         *answer(job, markdown=markdown),
         *missing(job),
         *tasks(job),
+        *failures(job),
         *receipt(job),
         *timings(job),
         *decisions(job),
@@ -107,6 +108,34 @@ def tasks(job: job_pb2.Job) -> list[RenderableType]:
         lines.append(line)
     if len(troubled) > MAX_ROWS:
         lines.append(Text(f"and {len(troubled) - MAX_ROWS} more", "dim"))
+    return lines
+
+
+def failures(job: job_pb2.Job) -> list[RenderableType]:
+    """What failed, by class, and how the job recovered; nothing when nothing did."""
+    found = job.failure_report
+    if not found.counts and not found.takeovers:
+        return []
+    lines: list[RenderableType] = [Rule("what failed", align="left")]
+    for each in found.counts:
+        outcomes = (
+            ("tried again", each.retried),
+            ("on another route", each.fell_back),
+            ("saved in part", each.salvaged),
+            ("lost", each.lost),
+        )
+        told = ", ".join(f"{number:,} {how}" for how, number in outcomes if number)
+        line = Text(f"{each.count:,} {word(common_pb2.FailureClass, each.failure_class)}", "yellow")
+        line.append(f": {told}", "default")
+        if each.tokens_lost:
+            line.append(f"; {count(each.tokens_lost, 'token')} lost", "default")
+        if each.example:
+            line.append(f"  {one_line(each.example, 100)}", "dim")
+        lines.append(line)
+    if found.lost_attempts:
+        lines.append(Text(f"{count(found.lost_attempts, 'attempt')} lost with a service or driver"))
+    if found.takeovers:
+        lines.append(Text(f"taken over by another replica {count(found.takeovers, 'time')}"))
     return lines
 
 

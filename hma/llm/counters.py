@@ -11,6 +11,7 @@ Every server counts what it has processed since it was started:
 
 from __future__ import annotations
 
+import math
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -118,6 +119,26 @@ def parse_counters(text: str, model: str = "") -> ServerCounters:
     if "llamacpp:prompt_tokens_total" in sums:
         return _llama_cpp(sums)
     raise ValueError("no token counters")
+
+
+def parse_waiting(text: str, model: str = "") -> int | None:
+    """Requests that wait in a server's queue; None when its page does not say.
+
+    Args:
+        text: A page of Prometheus text, vLLM's or llama.cpp's.
+        model: Only samples labelled with this model, or with none; empty: all.
+
+    Raises:
+        ValueError: It is no such page.
+    """
+    found: list[float] = [
+        sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name in ("vllm:num_requests_waiting", "llamacpp:requests_deferred")
+        and (not model or sample.labels.get("model_name", model) == model)
+    ]
+    return int(sum(found)) if found and all(map(math.isfinite, found)) else None
 
 
 def _vllm(sums: Mapping[str, float]) -> ServerCounters:

@@ -54,6 +54,8 @@ _OVERFLOW_SIGNS = (
     "prompt is too long",
     "longer than the maximum model length",
 )
+# vLLM and gateways in front of it refuse with 503 what their queue has no place for.
+_FULL_SIGNS = ("queue", "too many", "overload", "overflow", "busy")
 _CONTENT_SIGNS = ("content_filter", "content_policy", "content management policy")
 # Failures before the request left this machine.
 _NOT_SENT = (
@@ -118,6 +120,13 @@ def _from_status(error: openai.APIStatusError) -> CallFailed:
         return CallRefused("The prompt does not fit the model's context.", _OVERFLOW)
     if status in (400, 403) and any(sign in text for sign in _CONTENT_SIGNS):
         return CallRefused("The model server declined the content.", _REFUSED)
+    if status == 503 and (
+        "retry-after" in error.response.headers or any(sign in text for sign in _FULL_SIGNS)
+    ):
+        retry_after = parse_retry_after(error.response.headers)
+        return CallRefused(
+            "The queue of the model server is full.", _RATE_LIMITED, retry_after=retry_after
+        )
     default = (
         (_TRANSIENT, f"The model server failed (HTTP {status}).")
         if status >= 500

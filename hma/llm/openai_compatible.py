@@ -95,6 +95,10 @@ class OpenAICompatible:
         """Whether the route can be called; see `hma.llm.ready`."""
         return await ready.probe(self._http, route)
 
+    async def waiting(self, route: Route) -> int | None:
+        """Requests that wait at the route's server; see `hma.llm.ready`."""
+        return await ready.waiting(self._http, route)
+
     async def _model(self, route: Route) -> str:
         """The model to name: the configured one, else the first that is served."""
         if route.model:

@@ -10,6 +10,7 @@ from typing import Any
 import httpx2
 
 from hma.llm.base import Readiness
+from hma.llm.counters import parse_waiting
 from hma.llm.routes import Route
 
 _TIMEOUT = 2.0
@@ -78,6 +79,16 @@ async def probe(http: httpx2.AsyncClient, route: Route) -> Readiness:
             'check HMA_LLM_BASE_URL, which usually ends in "/v1".',
         )
     return _judge(route, where, models)
+
+
+async def waiting(http: httpx2.AsyncClient, route: Route) -> int | None:
+    """Requests that wait in the queue of a route's server; None when it does not say."""
+    try:
+        async with asyncio.timeout(_TIMEOUT):
+            response = await _get(http, route, f"{route.root_url}/metrics")
+        return parse_waiting(response.text, route.model) if response.status_code == 200 else None
+    except (httpx2.HTTPError, TimeoutError, ValueError):
+        return None
 
 
 def _judge(route: Route, where: str, response: httpx2.Response) -> Readiness:

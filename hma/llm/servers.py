@@ -58,3 +58,7 @@ class ModelServers:
     async def readiness(self, route: Route) -> Readiness:
         """Whether the route can be called; see `hma.llm.ready`."""
         return await ready.probe(self._http, route)
+
+    async def waiting(self, route: Route) -> int | None:
+        """Requests that wait at the route's server; see `hma.llm.ready`."""
+        return await ready.waiting(self._http, route)

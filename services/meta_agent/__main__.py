@@ -21,11 +21,13 @@ from hma.rpc.service import run_service
 from hma.telemetry.metrics import new_registry
 from hma.v1 import meta_agent_pb2_grpc
 from services.meta_agent.deciding.rules import Rules
+from services.meta_agent.driving.breaker import BreakerRules
 from services.meta_agent.driving.capacity import Capacity
 from services.meta_agent.driving.driver import Surroundings
 from services.meta_agent.driving.drivers import Drivers
 from services.meta_agent.driving.history_watch import HistoryWatch
 from services.meta_agent.driving.progress import ProgressBoard
+from services.meta_agent.driving.route_gates import GateRules
 from services.meta_agent.driving.route_watch import RouteWatch
 from services.meta_agent.driving.streams import Services
 from services.meta_agent.edge.admission import Admission
@@ -82,7 +84,7 @@ async def main(settings: MetaAgentSettings) -> None:
         page = await stack.enter_async_context(FleetPage(counters, store.fleet, store.jobs))
         rules = rules_of(settings, routes)
         board = ProgressBoard()
-        route_watch = RouteWatch(llm, routes)
+        route_watch = RouteWatch(llm, routes, gate_rules_of(settings, replica_id))
         history = HistoryWatch(store.fleet)
         around = Surroundings(
             log=store.log,
@@ -98,11 +100,23 @@ async def main(settings: MetaAgentSettings) -> None:
             observers=(Recorder(counters, benchmark, rules).observe,),
         )
         drivers = Drivers(
-            store.claims, store.notifications, replica_id, around, max_jobs=settings.max_jobs
+            store.claims,
+            store.notifications,
+            replica_id,
+            around,
+            max_jobs=settings.max_jobs,
+            max_failed_claims=settings.max_failed_claims,
         )
         driven.append(drivers)
         watches = Watches(store.log, store.jobs, store.notifications, board)
-        status = StatusBoard(store, peers, routes, llm, ready_tasks=lambda: drivers.ready_tasks)
+        status = StatusBoard(
+            store,
+            peers,
+            routes,
+            llm,
+            ready_tasks=lambda: drivers.ready_tasks,
+            route_states=lambda: route_watch.learned,
+        )
         registry = new_registry()
         stop = asyncio.Event()
         work = [drivers.run(), route_watch.run(), history.run(), _sample(drivers, registry)]
@@ -166,6 +180,21 @@ def rules_of(settings: MetaAgentSettings, routes: Routes) -> Rules:
         straggler_factor=settings.straggler_factor,
         min_gain_per_1000_tokens=settings.min_gain,
         max_plan_tasks=settings.limits.max_plan_tasks,
+    )
+
+
+def gate_rules_of(settings: MetaAgentSettings, replica: str) -> GateRules:
+    """What the settings say about closing and narrowing routes."""
+    return GateRules(
+        breaker=BreakerRules(
+            failures=settings.breaker_failures,
+            window=settings.breaker_window,
+            first=settings.breaker_open,
+            longest=max(settings.breaker_open_max, settings.breaker_open),
+        ),
+        most=settings.max_tasks_in_flight,
+        max_waiting=settings.max_waiting_requests,
+        replica=replica,
     )
 
 

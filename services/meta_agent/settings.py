@@ -138,6 +138,45 @@ class MetaAgentSettings:
         "Tries per task, the first included, for jobs that do not say",
         check=at_least(1),
     )
+    max_failed_claims: int = setting(
+        "HMA_MAX_FAILED_CLAIMS",
+        5,
+        "A job whose driver has failed so often in a row by a defect is ended as FAILED",
+        check=at_least(1),
+    )
+    breaker_failures: int = setting(
+        "HMA_BREAKER_FAILURES",
+        5,
+        "Failures of a route, less its successes, within HMA_BREAKER_WINDOW that close it "
+        "for a while",
+        check=at_least(1),
+    )
+    breaker_window: Seconds = setting(
+        "HMA_BREAKER_WINDOW",
+        Seconds(30),
+        "Time after which a failure of a route is forgotten",
+        check=at_least(1),
+    )
+    breaker_open: Seconds = setting(
+        "HMA_BREAKER_OPEN",
+        Seconds(1),
+        "How long a route that failed is left alone the first time; twice as long each next "
+        "time, less up to half at random",
+        check=at_least(0.1),
+    )
+    breaker_open_max: Seconds = setting(
+        "HMA_BREAKER_OPEN_MAX",
+        Seconds(30),
+        "How long a route that failed is left alone at most",
+        check=at_least(0.1),
+    )
+    max_waiting_requests: int = setting(
+        "HMA_MAX_WAITING_REQUESTS",
+        16,
+        "Requests that may wait at a model server before fewer tasks are sent to it; 0: its "
+        "queue is not looked at",
+        check=at_least(0),
+    )
     task_timeout: Seconds = setting(
         "HMA_TASK_TIMEOUT",
         Seconds(120),

@@ -210,6 +210,11 @@ class ScriptedLLM:
         """Calls in flight."""
         return self._running
 
+    @property
+    def waiting(self) -> int:
+        """Calls in the queue."""
+        return self._waiting
+
     async def wait_until(
         self, condition: Callable[[ScriptedLLM], bool], timeout: float = 10.0
     ) -> None:

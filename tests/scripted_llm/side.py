@@ -77,7 +77,8 @@ class Side:
             "generation_tokens_total": self._server.completion_tokens,
             "prefix_cache_queries_total": queries,
             "prefix_cache_hits_total": hits,
-            "num_requests_running": self._server.running,
+            "num_requests_running": self._server.running - self._server.waiting,
+            "num_requests_waiting": self._server.waiting,
         }
         labels = f'{{engine="0",model_name="{self._server.model}"}}'
         lines = [f"vllm:{name}{labels} {float(value)}" for name, value in values.items()]

@@ -19,7 +19,7 @@ from services.meta_agent.deciding.budget import Purse, limit_of, purse_of
 from services.meta_agent.deciding.choosing import Choice, Need, choose
 from services.meta_agent.deciding.estimate import Estimate
 from services.meta_agent.deciding.merging import merge_candidates
-from services.meta_agent.deciding.routing import choose_route, sick_routes
+from services.meta_agent.deciding.routing import choose_route
 from services.meta_agent.deciding.rules import is_on
 from services.meta_agent.deciding.turn import Turn
 from services.meta_agent.deciding.valuing import (
@@ -87,14 +87,13 @@ def needs_of(turn: Turn, have: Purse) -> dict[str, Need]:
     running = {attempt.uid for attempt in fold.open_attempts()}
     needed = {name for task in fold.tasks.values() for name in task.task.depends_on}
     below = heights(fold)
-    sick = sick_routes(fold.attempts.values())
     by_id = {task.task.id: task for task in fold.tasks.values()}
     needs = {}
     for task in fold.tasks.values():
         if task.settled or task.uid in running:
             continue
         purse = limit_of(task, have, fold)
-        name, _ = choose_route(task.task, fold, rules, turn.observed.routes, purse, sick=sick)
+        name, _ = choose_route(task.task, fold, rules, turn.observed.routes, purse)
         route = rules.route(name)
         estimate = estimate_open(task, fold, rules, route, by_id)
         items = open_items(task)

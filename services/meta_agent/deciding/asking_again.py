@@ -15,7 +15,7 @@ from hma.v1 import common_pb2, job_pb2, task_pb2
 from services.meta_agent.deciding.deadlines import TOKENS_PER_SECOND
 from services.meta_agent.deciding.estimate import QUANTILE, estimate_task
 from services.meta_agent.deciding.history import ENOUGH, task_key
-from services.meta_agent.deciding.routing import affords, sick_routes
+from services.meta_agent.deciding.routing import affords
 from services.meta_agent.deciding.rules import Rules, is_on
 from services.meta_agent.deciding.settling import BAD_ENDS
 from services.meta_agent.deciding.turn import Turn
@@ -169,9 +169,8 @@ def _other_route(turn: Turn, task: TaskFold) -> Route | None:
     if fixed or not is_on(fold.created.policy.routing):
         return None
     taken = {attempt.route for attempt in fold.attempts_of(task.uid)}
-    shunned = taken | sick_routes(fold.attempts.values())
     for route in rules.routes.values():
-        if route.name in shunned or not turn.route_state(route.name).ready:
+        if route.name in taken or not turn.route_state(route.name).ready:
             continue
         if not route.reasoning or affords(task.task, route, rules, None):
             return route

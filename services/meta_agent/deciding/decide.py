@@ -34,12 +34,14 @@ class Decision:
         wake_at: Database time in seconds; infinite when only an observation matters.
         seals: Whether the last event ends the job.
         fold: The state after the events, as far as this driver knows the log.
+        crowded: Routes on which a task would have started if they had had a place.
     """
 
     events: tuple[job_pb2.JobEvent, ...]
     wake_at: float
     seals: bool
     fold: JobFold
+    crowded: frozenset[str] = frozenset()
 
 
 def decide(fold: JobFold, observed: Observations, now: float, rules: Rules) -> Decision:
@@ -63,4 +65,5 @@ def decide(fold: JobFold, observed: Observations, now: float, rules: Rules) -> D
         advance_reduce(turn)  # all tasks ended: make the answer
         judge_round(turn)  # halt, or go on where that is expected to pay
         end_job(turn)  # answered, cancelled or out of time: seal
-    return Decision(tuple(turn.events), turn.wake_at, turn.fold.ended, turn.fold)
+    crowded = frozenset(turn.crowded)
+    return Decision(tuple(turn.events), turn.wake_at, turn.fold.ended, turn.fold, crowded)

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from hma.v1 import common_pb2, job_pb2
 from services.meta_agent.deciding.budget import Purse, limit_of, purse_of
 from services.meta_agent.deciding.deadlines import work_deadline
+from services.meta_agent.deciding.failing import shunned
 from services.meta_agent.deciding.money import within_money
 from services.meta_agent.deciding.retrying import next_try, workers_closed_until
-from services.meta_agent.deciding.routing import choose_route, sick_routes
+from services.meta_agent.deciding.routing import choose_route
 from services.meta_agent.deciding.stopping import why_stop
 from services.meta_agent.deciding.turn import Turn, failure
 from services.meta_agent.deciding.valuing import estimate_open, serves_only_others
@@ -41,22 +42,23 @@ def dispatch_tasks(turn: Turn) -> None:
         return
     ready = in_order(turn.fold) if turn.places > 0 else []
     closed_until = workers_closed_until(turn.fold, turn.rules)
-    _say_whether_workers_answer(turn, closed_until)
     if ready and turn.now < closed_until:
+        _say_what_is_waited_for(turn, closed_until, "")
         turn.wake(closed_until)
         return
     purse = purse_of(turn.fold, turn.rules)
-    sick = sick_routes(turn.fold.attempts.values())
+    away: set[str] = set()
     unpaid: list[Unpaid] = []
     for task in ready:
         if turn.places <= 0:
             break
         decided = len(turn.events)
-        lacking = _start(turn, task, purse, sick)
+        lacking = _start(turn, task, purse, away)
         if lacking is not None:
             unpaid.append(lacking)
         if len(turn.events) > decided:
             purse = purse_of(turn.fold, turn.rules)
+    _say_what_is_waited_for(turn, closed_until, min(away | turn.crowded, default=""))
     # What waits for its next try, or for a route, may leave tokens, too.
     if len(unpaid) == len(ready):
         _do_without(turn, unpaid, purse)
@@ -97,21 +99,33 @@ def ready_tasks(fold: JobFold) -> list[TaskFold]:
     return ready
 
 
-WAITING = "waits for Workers"
+WAITING = "waits for "
 
 
-def _say_whether_workers_answer(turn: Turn, closed_until: float) -> None:
-    """Keeps the job's reason true while its tasks cannot begin."""
+def _say_what_is_waited_for(turn: Turn, closed_until: float, route: str) -> None:
+    """Keeps the job's reason true while its tasks cannot begin.
+
+    Args:
+        turn: The turn.
+        closed_until: When Workers are asked again; 0 while they take tasks.
+        route: A route that a ready task waits for; empty when none does.
+    """
     fold = turn.fold
+    detail = turn.route_state(route).detail if route else ""
     if closed_until:
         last = next(a for a in reversed(fold.attempts.values()) if a.refused)  # type: ignore[call-overload]
-        turn.change_state(fold.state, f"{WAITING}: {last.result.failure.message}")
+        turn.change_state(fold.state, f"{WAITING}Workers: {last.result.failure.message}")
+    elif detail and not any(True for _ in fold.open_attempts()):
+        turn.change_state(fold.state, f"{WAITING}route {route}: {detail}")
     elif fold.reason.startswith(WAITING):
         turn.change_state(fold.state, "tasks run")
 
 
-def _start(turn: Turn, task: TaskFold, purse: Purse, sick: frozenset[str]) -> Unpaid | None:
-    """Starts one task if that is possible now; says so when it is not paid for."""
+def _start(turn: Turn, task: TaskFold, purse: Purse, away: set[str]) -> Unpaid | None:
+    """Starts one task if that is possible now; says so when it is not paid for.
+
+    A route that it would take and that is not ready is added to `away`.
+    """
     attempts = turn.fold.attempts_of(task.uid)
     if attempts:
         when = next_try(turn.rules, attempts)
@@ -125,12 +139,16 @@ def _start(turn: Turn, task: TaskFold, purse: Purse, sick: frozenset[str]) -> Un
         hopeless = limit < waits and any(True for _ in turn.fold.open_attempts())
         if hopeless or _serves_what_waits(turn.fold, task):
             return Unpaid(task, limit, waits)
-    failed = frozenset(a.route for a in attempts if not a.refused)
+    failed = shunned(turn.fold.created.policy, attempts)
     name, reason = choose_route(
-        task.task, turn.fold, turn.rules, turn.observed.routes, limit, failed, sick
+        task.task, turn.fold, turn.rules, turn.observed.routes, limit, failed
     )
     if not turn.route_state(name).ready:
+        away.add(name)
         return None  # the driver decides again when a route's state changes
+    if turn.route_places(name) <= 0:
+        turn.crowded.add(name)
+        return None  # and when the route has a place again
     limit = within_money(
         limit, turn.fold, turn.rules, name, reserved=purse.reserved_money, task=task
     )

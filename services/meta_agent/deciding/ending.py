@@ -5,6 +5,7 @@ from __future__ import annotations
 from hma.v1 import attempt_pb2, common_pb2, job_pb2, task_pb2
 from services.meta_agent.deciding.assembling import assemble_answer
 from services.meta_agent.deciding.deadlines import LAST_MOMENT
+from services.meta_agent.deciding.failure_report import failure_report
 from services.meta_agent.deciding.receipt import ledger_of
 from services.meta_agent.deciding.reducing import (
     answered,
@@ -167,5 +168,6 @@ def _finish(
             failure=why,
             shape_outcome=shape_outcome(fold),
             next_1000_tokens=next_tokens(fold, turn.rules),
+            failure_report=failure_report(fold),
         )
     )

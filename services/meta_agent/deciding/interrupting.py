@@ -66,7 +66,7 @@ def _may_straggle(turn: Turn, attempt: AttemptFold) -> bool:
     fold = turn.fold
     tries = fold.attempts_of(attempt.uid)
     before = any(a.cause == job_pb2.INTERRUPT_CAUSE_STRAGGLER for a in tries)
-    if before or counted(tries) >= turn.rules.attempts_allowed(fold):
+    if before or len(counted(tries, fold.created.policy)) >= turn.rules.attempts_allowed(fold):
         return False
     beside = [
         other

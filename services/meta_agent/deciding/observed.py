@@ -68,11 +68,13 @@ class RouteState:
     """Whether a route can be called.
 
     Attributes:
-        detail: Why not, in words for users.
+        detail: Why not, or why only for few attempts, in words for users.
+        slots: How many more Worker attempts may be started on it.
     """
 
     ready: bool
     detail: str = ""
+    slots: int = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

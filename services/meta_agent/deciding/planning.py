@@ -7,7 +7,8 @@ from services.meta_agent.deciding.admitting import admit_task, unclaimed_items
 from services.meta_agent.deciding.budget import plan_limit, purse_of
 from services.meta_agent.deciding.deadlines import work_deadline
 from services.meta_agent.deciding.money import within_money
-from services.meta_agent.deciding.retrying import next_try
+from services.meta_agent.deciding.retrying import counted, next_try
+from services.meta_agent.deciding.routing import planning_route
 from services.meta_agent.deciding.shape import decide_shape, single_task
 from services.meta_agent.deciding.stopping import why_stop
 from services.meta_agent.deciding.turn import Turn
@@ -40,7 +41,7 @@ def advance_plan(turn: Turn) -> None:
 
 def _begin(turn: Turn) -> bool:
     """Decides the shape, once the model server is there."""
-    route = turn.rules.job_route(turn.fold)
+    route = planning_route(turn.fold, turn.rules, turn.observed.routes)
     state = turn.route_state(route.name)
     if not state.ready:
         turn.change_state(job_pb2.JOB_STATE_QUEUED, state.detail or f"route {route.name} is away")
@@ -68,7 +69,7 @@ def _ask_analyst(turn: Turn) -> None:
     if last.result is not None and last.result.HasField("plan"):
         _accept_outcome(turn, last.result.plan)
         return
-    tries = [a for a in attempts if not a.refused]
+    tries = [a for a in counted(attempts, turn.fold.created.policy) if not a.refused]
     if turn.fold.tasks and not unclaimed_items(turn.fold):
         # All that was asked has a task: another plan would only ask for it again.
         reason = f"the Analyst ended before its last word: {_why(last)}"
@@ -85,7 +86,7 @@ def _ask_analyst(turn: Turn) -> None:
 
 
 def _start(turn: Turn) -> None:
-    route = turn.rules.job_route(turn.fold)
+    route = planning_route(turn.fold, turn.rules, turn.observed.routes)
     tokens = plan_limit(turn.fold, turn.rules) if route.profile.can_plan else 0
     reserved = purse_of(turn.fold, turn.rules).reserved_money
     tokens = within_money(tokens, turn.fold, turn.rules, route.name, reserved=reserved)

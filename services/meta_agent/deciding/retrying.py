@@ -6,21 +6,9 @@ import zlib
 from collections.abc import Sequence
 
 from hma.v1 import common_pb2, job_pb2
+from services.meta_agent.deciding.failing import class_of, may_retry, rule_for
 from services.meta_agent.deciding.rules import Rules
 from services.meta_agent.job.state import AttemptFold, AttemptStatus, JobFold
-
-RETRIED = frozenset(
-    {
-        common_pb2.FAILURE_CLASS_TRANSIENT,
-        common_pb2.FAILURE_CLASS_RATE_LIMITED,
-        common_pb2.FAILURE_CLASS_TIMEOUT,
-        common_pb2.FAILURE_CLASS_INVALID_OUTPUT,
-        common_pb2.FAILURE_CLASS_INTERNAL,
-        common_pb2.FAILURE_CLASS_UNSPECIFIED,
-    }
-)
-"""A next attempt may go better. The others would fail the same way again."""
-
 
 _MAY_GO_BETTER = frozenset({job_pb2.INTERRUPT_CAUSE_STRAGGLER, job_pb2.INTERRUPT_CAUSE_FAILURE})
 """Stopped for these, what remains of a task is worth another try."""
@@ -39,29 +27,46 @@ FREE = frozenset(
 """A refusal of these classes costs no try: the service is full, or not there yet."""
 
 
-def is_free(attempt: AttemptFold) -> bool:
-    """Whether the service merely had no place, so that the try does not count."""
-    return (
-        attempt.refused
-        and attempt.result is not None
-        and attempt.result.failure.failure_class in FREE
-    )
+def is_free(attempt: AttemptFold, policy: job_pb2.JobPolicy) -> bool:
+    """Whether there was merely no place for it, so that the try does not count.
 
-
-def is_retried(attempt: AttemptFold) -> bool:
-    """Whether another attempt may go better than this one, which has ended."""
-    if attempt.status is AttemptStatus.LOST:
-        return True
-    if attempt.result is None:
+    At the service, or at the model server: what it is asked to wait for is waited out,
+    unless the job's rules give RATE_LIMITED a number of tries. One that has cost tokens
+    and brought nothing for them counts.
+    """
+    if attempt.result is None or attempt.succeeded:
         return False
-    if attempt.stop is not None:
-        return attempt.cause in _MAY_GO_BETTER
-    return attempt.result.failure.failure_class in RETRIED
+    failed = attempt.result.failure.failure_class
+    if attempt.refused:
+        return failed in FREE
+    if failed != common_pb2.FAILURE_CLASS_RATE_LIMITED or attempt.stop is not None:
+        return False
+    rule = rule_for(policy, failed)
+    waits = rule.action in (job_pb2.FAILURE_ACTION_RETRY, job_pb2.FAILURE_ACTION_FALLBACK)
+    bought_nothing = attempt.spent > 0 and not attempt.result.task.items
+    return waits and not rule.attempts and not bought_nothing
 
 
-def counted(attempts: Sequence[AttemptFold]) -> int:
-    """Tries that count: being told that there is no place is not one."""
-    return sum(not is_free(attempt) for attempt in attempts)
+def counted(attempts: Sequence[AttemptFold], policy: job_pb2.JobPolicy) -> list[AttemptFold]:
+    """The tries that count: being told that there is no place is not one."""
+    return [attempt for attempt in attempts if not is_free(attempt, policy)]
+
+
+def may_try_again(attempts: Sequence[AttemptFold], policy: job_pb2.JobPolicy, allowed: int) -> bool:
+    """Whether another attempt follows the last of these, which has ended.
+
+    Args:
+        attempts: All at the task, in order; at least one.
+        policy: The job's.
+        allowed: Tries per task where the rule of a class names none.
+    """
+    last = attempts[-1]
+    if is_free(last, policy):
+        return True
+    tries = counted(attempts, policy)
+    if last.status is AttemptStatus.FINISHED and last.stop is not None:
+        return last.cause in _MAY_GO_BETTER and len(tries) < allowed
+    return may_retry(policy, class_of(last), tries, allowed)
 
 
 def workers_closed_until(fold: JobFold, rules: Rules) -> float:

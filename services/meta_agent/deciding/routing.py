@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from hma.llm.routes import Route
 from hma.llm.thinking import kept_for_the_answer
@@ -12,24 +12,10 @@ from services.meta_agent.deciding.history import ENOUGH
 from services.meta_agent.deciding.observed import RouteState
 from services.meta_agent.deciding.rules import Rules, is_on
 from services.meta_agent.deciding.valuing import expected_weight
-from services.meta_agent.job.state import AttemptFold, JobFold
-
-SICK_AFTER = 3
-"""Attempts in a row, of any task of the job, that a route failed before others are preferred."""
+from services.meta_agent.job.state import JobFold
 
 CLEARLY_BETTER = 0.15
 """Difference of measured answer weights that makes a task of ordinary complexity reason."""
-
-_ROUTES_FAULT = frozenset(
-    {
-        common_pb2.FAILURE_CLASS_TRANSIENT,
-        common_pb2.FAILURE_CLASS_TIMEOUT,
-        common_pb2.FAILURE_CLASS_RATE_LIMITED,
-        common_pb2.FAILURE_CLASS_INTERNAL,
-        common_pb2.FAILURE_CLASS_AUTH,
-    }
-)
-"""Failures that are the route's rather than the task's."""
 
 
 def choose_route(
@@ -39,7 +25,6 @@ def choose_route(
     states: Mapping[str, RouteState],
     purse: int | None = None,
     failed: frozenset[str] = frozenset(),
-    sick: frozenset[str] | None = None,
 ) -> tuple[str, str]:
     """The route's name, and why.
 
@@ -49,8 +34,7 @@ def choose_route(
         rules: The routes there are, and what was measured of them.
         states: Which of them can be called now; missing means ready.
         purse: Tokens the task can have; None when not known yet.
-        failed: Routes on which this task has failed.
-        sick: `sick_routes` of the job, where many tasks are looked at; found when None.
+        failed: Routes that this task has failed on and is not to take again.
     """
     default = rules.job_route(fold)
     if task.route in rules.routes:
@@ -59,8 +43,7 @@ def choose_route(
         return fold.created.policy.route, "the job's policy names it"
     if not is_on(fold.created.policy.routing):
         return default.name, "routing is off"
-    shunned = failed | (sick_routes(fold.attempts.values()) if sick is None else sick)
-    usable = [r for r in rules.routes.values() if _usable(r, states, shunned)]
+    usable = [r for r in rules.routes.values() if _usable(r, states, failed)]
     thinking = next((r for r in usable if r.reasoning and affords(task, r, rules, purse)), None)
     if thinking is not None:
         reason = _why_reason(task, default, thinking, rules)
@@ -68,11 +51,21 @@ def choose_route(
             return thinking.name, reason
     if default in usable:
         return default.name, "the default"
-    trouble = f"route {default.name} {_trouble(default, states, failed)}"
+    trouble = f"route {default.name} {_trouble(default, states)}"
     others = [r for r in usable if not r.reasoning] + ([thinking] if thinking else [])
     if others:
         return others[0].name, trouble
     return default.name, f"{trouble}, and no other can be used"
+
+
+def planning_route(fold: JobFold, rules: Rules, states: Mapping[str, RouteState]) -> Route:
+    """The route on which a job is planned: its own, or another one while that is not ready."""
+    own = rules.job_route(fold)
+    fixed = bool(fold.created.policy.route) or not is_on(fold.created.policy.routing)
+    if fixed or _ready(own, states):
+        return own
+    others = (r for r in rules.routes.values() if not r.reasoning and _ready(r, states))
+    return next(others, own)
 
 
 def reducing_route(fold: JobFold, rules: Rules) -> str:
@@ -95,18 +88,6 @@ def affords(task: task_pb2.Task, route: Route, rules: Rules, purse: int | None) 
     least = profile.prompt_tokens + profile.think_tokens + profile.answer_tokens
     call = max(least, estimate_task(task, route, 0, rules.history).call_tokens)
     return purse >= call + kept_for_the_answer(route, profile.prompt_tokens, profile.answer_tokens)
-
-
-def sick_routes(attempts: Iterable[AttemptFold]) -> frozenset[str]:
-    """Routes whose latest attempts, several in a row, ended in a fault of the route."""
-    row: dict[str, int] = {}
-    for attempt in attempts:
-        if attempt.open or attempt.refused or attempt.role != common_pb2.ROLE_WORKER:
-            continue
-        result = attempt.result
-        fault = result is not None and result.failure.failure_class in _ROUTES_FAULT
-        row[attempt.route] = row.get(attempt.route, 0) + 1 if fault else 0
-    return frozenset(name for name, count in row.items() if count >= SICK_AFTER)
 
 
 def _why_reason(task: task_pb2.Task, default: Route, thinking: Route, rules: Rules) -> str:
@@ -134,7 +115,5 @@ def _ready(route: Route, states: Mapping[str, RouteState]) -> bool:
     return state is None or state.ready
 
 
-def _trouble(route: Route, states: Mapping[str, RouteState], failed: frozenset[str]) -> str:
-    if not _ready(route, states):
-        return "is not ready"
-    return "has failed this task" if route.name in failed else "has failed several times in a row"
+def _trouble(route: Route, states: Mapping[str, RouteState]) -> str:
+    return "has failed this task" if _ready(route, states) else "is not ready"

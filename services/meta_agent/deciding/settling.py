@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from hma.v1 import common_pb2, job_pb2, task_pb2
 from services.meta_agent.deciding.deadlines import work_deadline
-from services.meta_agent.deciding.retrying import counted, is_free, is_retried
+from services.meta_agent.deciding.retrying import is_free, may_try_again
 from services.meta_agent.deciding.stopping import layer_ends, why_stop
 from services.meta_agent.deciding.turn import Turn, failure
 from services.meta_agent.job.state import AttemptFold, AttemptStatus, TaskFold
@@ -73,9 +73,10 @@ def _settle(
 
 
 def _again(turn: Turn, task: TaskFold, attempts: list[AttemptFold], last: AttemptFold) -> bool:
-    if is_free(last):
+    policy = turn.fold.created.policy
+    if is_free(last, policy):
         return True
-    if counted(attempts) >= turn.rules.attempts_allowed(turn.fold) or not is_retried(last):
+    if not may_try_again(attempts, policy, turn.rules.attempts_allowed(turn.fold)):
         return False
     # What is answered is not bought again: the next attempt gets it as done.
     return task.result is None or lacks_something(task.result)

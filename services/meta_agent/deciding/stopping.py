@@ -6,6 +6,7 @@ import math
 
 from hma.v1 import attempt_pb2, common_pb2, job_pb2
 from services.meta_agent.deciding.deadlines import work_deadline
+from services.meta_agent.deciding.failing import stops_the_job
 from services.meta_agent.deciding.interrupting import interrupt_work
 from services.meta_agent.deciding.rules import is_on
 from services.meta_agent.deciding.turn import Turn
@@ -21,6 +22,9 @@ def why_stop(fold: JobFold, now: float, late: float) -> common_pb2.Failure | Non
         return _because(common_pb2.FAILURE_CLASS_CANCELLED, words, fold.interrupted)
     if now >= late:
         return _because(common_pb2.FAILURE_CLASS_TIMEOUT, "the deadline is near", "")
+    stopping = stops_the_job(fold)
+    if stopping is not None:
+        return stopping
     if fold.created.policy.failure_policy == job_pb2.FAILURE_POLICY_FAIL_FAST:
         failed = next(
             (t for t in fold.tasks.values() if t.state == job_pb2.TASK_STATE_FAILED), None

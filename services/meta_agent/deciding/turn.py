@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import Any
 
 from hma.v1 import attempt_pb2, common_pb2, job_pb2
@@ -25,6 +26,7 @@ class Turn:
         now: Database time of the decision.
         events: What was decided, in order.
         wake_at: When to decide again if nothing happens before.
+        crowded: Routes on which a task would start if they had a place for it.
     """
 
     def __init__(self, fold: JobFold, observed: Observations, now: float, rules: Rules) -> None:
@@ -35,7 +37,8 @@ class Turn:
         self.events: list[job_pb2.JobEvent] = []
         self.wake_at = math.inf
         self._version = fold.version
-        self._workers_before = _open_workers(fold)
+        self.crowded: set[str] = set()
+        self._before = open_workers(fold)
 
     @property
     def places(self) -> int:
@@ -43,7 +46,13 @@ class Turn:
 
         What ended in this very turn has left its place.
         """
-        return self.observed.slots + self._workers_before - _open_workers(self.fold)
+        now = open_workers(self.fold)
+        return self.observed.slots + self._before.total() - now.total()
+
+    def route_places(self, name: str) -> int:
+        """How many more Worker attempts may be opened on a route."""
+        now = open_workers(self.fold)
+        return self.route_state(name).slots + self._before[name] - now[name]
 
     def emit(self, **payload: Any) -> None:
         """Decides one event, for example `emit(state_changed=StateChanged(…))`."""
@@ -170,8 +179,9 @@ class Turn:
         self.wake(self.now)
 
 
-def _open_workers(fold: JobFold) -> int:
-    return sum(a.role == common_pb2.ROLE_WORKER for a in fold.open_attempts())
+def open_workers(fold: JobFold) -> Counter[str]:
+    """Worker attempts that are open, by route."""
+    return Counter(a.route for a in fold.open_attempts() if a.role == common_pb2.ROLE_WORKER)
 
 
 def failure(

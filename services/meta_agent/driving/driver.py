@@ -12,12 +12,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from hma.errors import Fenced
-from hma.v1 import common_pb2, job_pb2
-from services.meta_agent.deciding.decide import decide
+from hma.v1 import job_pb2
+from services.meta_agent.deciding.decide import Decision, decide
 from services.meta_agent.deciding.dispatching import ready_tasks
 from services.meta_agent.deciding.observed import Observations
 from services.meta_agent.deciding.rules import Rules
-from services.meta_agent.driving.capacity import Capacity
+from services.meta_agent.deciding.turn import open_workers
+from services.meta_agent.driving.capacity import Capacity, claimant
 from services.meta_agent.driving.history_watch import HistoryWatch
 from services.meta_agent.driving.progress import ProgressBoard
 from services.meta_agent.driving.route_watch import RouteWatch
@@ -114,6 +115,7 @@ class JobDriver:
         listener = asyncio.create_task(self._listen(), name=f"listen {job_id}")
         try:
             await self._take_over()
+            self._introduce()
             while not self._is_over():
                 wake_at = await self._step()
                 if not self._is_over():
@@ -122,6 +124,7 @@ class JobDriver:
             listener.cancel()
             around.routes.unlisten(self)
             around.capacity.leave(job_id)
+            around.routes.leave(job_id)
             around.board.forget(job_id)
             await self._streams.close()
             await asyncio.gather(listener, return_exceptions=True)
@@ -153,16 +156,13 @@ class JobDriver:
             inbox=inbox,
             broken=self._streams.broken(),
             slots=self._slots(),
-            routes=around.routes.states,
+            routes=around.routes.states_for(job_id),
         )
         now = around.clock.now()
         rules = replace(around.rules, history=around.history.latest)
         decision = decide(self._fold, observed, now, rules)
         # No await since `free_for`: places are booked before anybody else decides.
-        workers = _workers(decision.fold)
-        no_place = observed.slots + _workers(self._fold) - workers <= 0
-        waits = no_place and not decision.fold.ended and bool(ready_tasks(decision.fold))
-        around.capacity.hold(job_id, workers, self._news.set if waits else None)
+        self._book(decision, observed.slots)
         if decision.events:
             self._decided = True
             if not await self._commit(decision.events, decision.fold, seals=decision.seals):
@@ -178,8 +178,23 @@ class JobDriver:
     def _slots(self) -> int:
         """Worker attempts that may be opened, besides one for each that ends."""
         if self._leaving:
-            return -_workers(self._fold)  # not even those
+            return -open_workers(self._fold).total()  # not even those
         return self._around.capacity.free_for(self._claimed.job_id)
+
+    def _introduce(self) -> None:
+        """Whose the job is, for those who share places out."""
+        who = claimant(self._fold.created)
+        self._around.capacity.introduce(self._claimed.job_id, who)
+        self._around.routes.introduce(self._claimed.job_id, who)
+
+    def _book(self, decision: Decision, slots: int) -> None:
+        """Takes the places of what was decided, at Workers and on routes."""
+        around, job_id = self._around, self._claimed.job_id
+        before, after = open_workers(self._fold), open_workers(decision.fold)
+        no_place = slots + before.total() - after.total() <= 0
+        waits = no_place and not decision.fold.ended and bool(ready_tasks(decision.fold))
+        around.capacity.hold(job_id, after.total(), self._news.set if waits else None)
+        around.routes.hold(job_id, after, decision.crowded, self._news.set)
 
     async def _commit(
         self, events: tuple[job_pb2.JobEvent, ...], after: JobFold, *, seals: bool
@@ -244,6 +259,7 @@ class JobDriver:
         before = self._fold
         self._apply(event)
         self._around.capacity.observe(event, self._fold)
+        self._around.routes.observe(event, self._fold)
         for observe in self._around.observers:
             observe(event, before, self._fold)
 
@@ -288,8 +304,3 @@ class JobDriver:
         self._shown = now
         self._decided = False
         self._around.board.publish(self._streams.snapshot(self._fold, now, self._around.rules))
-
-
-def _workers(fold: JobFold) -> int:
-    """Worker attempts that are open."""
-    return sum(a.role == common_pb2.ROLE_WORKER for a in fold.open_attempts())

@@ -7,6 +7,7 @@ import logging
 
 from hma.errors import Fenced, Unavailable
 from hma.telemetry import logs
+from services.meta_agent.driving import poison
 from services.meta_agent.driving.driver import JobDriver, Surroundings
 from services.meta_agent.store.claims import Claimed, Claims
 from services.meta_agent.store.notify import Notifications
@@ -31,6 +32,7 @@ class Drivers:
         around: Surroundings,
         *,
         max_jobs: int,
+        max_failed_claims: int = 5,
     ) -> None:
         """Nothing is claimed yet.
 
@@ -41,12 +43,15 @@ class Drivers:
             around: What the drivers share.
             max_jobs: Jobs driven at once; the others wait in the database, but not
                 beyond their deadline: then they are driven to their end all the same.
+            max_failed_claims: A job whose driver has failed so often in a row by a
+                defect is ended.
         """
         self._claims = claims
         self._notifications = notifications
         self._replica = replica
         self._around = around
         self._max_jobs = max_jobs
+        self._max_failed_claims = max_failed_claims
         self._running: dict[str, tuple[JobDriver, asyncio.Task[None]]] = {}
         self._place_free = asyncio.Event()
         self._leaving = False
@@ -128,27 +133,36 @@ class Drivers:
             driver.leave()
 
     async def _drive(self, claimed: Claimed, driver: JobDriver) -> None:
+        loop = asyncio.get_running_loop()
+        begin = loop.time()
         with logs.bind(job_id=claimed.job_id, epoch=claimed.epoch):
             try:
-                await driver.run()
-                if not driver.ended:
-                    await self._give_back(claimed)
+                if claimed.failed >= self._max_failed_claims:
+                    _log.error("driving failed %d times in a row: ended", claimed.failed)
+                    await poison.end_poisoned(
+                        claimed, self._around.log, self._around.clock, self._around.rules
+                    )
+                else:
+                    await driver.run()
+                    if not driver.ended:
+                        await self._give_back(claimed, delay=0.0, failed=claimed.failed)
             except Fenced:
                 _log.info("another replica drives the job, or it is gone")
             except Unavailable as error:
                 _log.warning("stopped driving: %s", error.message)
             except Exception:  # noqa: BLE001 - the last resort, logged
-                # One job's defect must not stop the others. It is claimed again later,
-                # here or elsewhere, and its deadline still ends it.
+                # One job's defect must not stop the others. It is claimed again later and
+                # later, here or elsewhere, and in the end it is ended without deciding.
                 _log.exception("a driver failed")
-                await self._give_back(claimed, delay=2.0)
+                failed = poison.failures_now(claimed.failed, loop.time() - begin)
+                await self._give_back(claimed, delay=poison.wait_after(failed), failed=failed)
             finally:
                 self._running.pop(claimed.job_id, None)
                 self._place_free.set()
 
-    async def _give_back(self, claimed: Claimed, *, delay: float = 0.0) -> None:
+    async def _give_back(self, claimed: Claimed, *, delay: float, failed: int) -> None:
         try:
-            await self._claims.release(claimed.job_id, claimed.epoch, delay=delay)
+            await self._claims.release(claimed.job_id, claimed.epoch, delay=delay, failed=failed)
         except Unavailable as error:
             _log.warning("cannot give the job back; its lease runs out: %s", error.message)
 

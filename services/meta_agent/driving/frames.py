@@ -17,6 +17,11 @@ Start = analyst_pb2.PlanStart | worker_pb2.ExecuteStart | reducer_pb2.ReduceStar
 BRIEF_CHARACTERS = 2000
 """A brief that nobody wrote is the beginning of the request."""
 
+PRIORITIES = {common_pb2.ROLE_REDUCER: -2, common_pb2.ROLE_ANALYST: -1}
+"""At the inference server, lower is earlier: an answer that waits for one call goes before
+planning, and planning before work. A job's own priority is not in it: the server's queue
+does not know tenants, and between tenants it means nothing."""
+
 MAX_REASKS = 2
 """Re-asks of one attempt; each is granted from the job's pool, or not."""
 
@@ -33,6 +38,7 @@ def start_frame(fold: JobFold, attempt: AttemptFold, now: float, rules: Rules) -
         time_left=_duration(max(attempt.deadline - now, 0.001)),
         grant=attempt.grant,
         route=attempt.route,
+        priority=PRIORITIES.get(attempt.role, 0),
     )
     if attempt.role == common_pb2.ROLE_ANALYST:
         return _plan_start(fold, start, rules)

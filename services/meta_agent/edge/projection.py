@@ -51,6 +51,8 @@ def project(fold: JobFold, rules: Rules, tenant: str = "") -> job_pb2.Job:
         job.critical_path.extend(finished.critical_path)
         if finished.HasField("shape_outcome"):
             job.shape_outcome.CopyFrom(finished.shape_outcome)
+        if finished.HasField("failure_report"):
+            job.failure_report.CopyFrom(finished.failure_report)
         if finished.HasField("failure"):
             job.failure.CopyFrom(finished.failure)
     return job

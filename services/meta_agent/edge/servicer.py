@@ -294,6 +294,7 @@ def _new_job(admitted: Admitted) -> NewJob:
         create_time=_moment(admitted.event.time.ToMicroseconds()),
         deadline=_moment(created.deadline_time.ToMicroseconds()),
         budget_tokens=created.budget.max_tokens,
+        priority=created.policy.priority,
         state_reason="waits for a driver",
     )
 

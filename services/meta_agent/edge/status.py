@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import grpc
@@ -14,6 +14,7 @@ from hma.errors import Unavailable
 from hma.llm.base import SaysReadiness
 from hma.llm.routes import Route, Routes
 from hma.v1 import job_pb2, meta_agent_pb2
+from services.meta_agent.deciding.observed import RouteState
 from services.meta_agent.job.times import timestamp
 from services.meta_agent.store.store import Store
 
@@ -55,6 +56,7 @@ class StatusBoard:
         llm: SaysReadiness,
         *,
         ready_tasks: Callable[[], int] = lambda: 0,
+        route_states: Callable[[], Mapping[str, RouteState]] = dict,
     ) -> None:
         """Looks at nothing yet.
 
@@ -64,12 +66,14 @@ class StatusBoard:
             routes: The routes to models.
             llm: Who can say whether a route is ready.
             ready_tasks: Tasks that wait for a place on this replica.
+            route_states: What this replica has found out about routes by using them.
         """
         self._store = store
         self._peers = peers
         self._routes = routes
         self._llm = llm
         self._ready_tasks = ready_tasks
+        self._route_states = route_states
         self._one_look = asyncio.Lock()
         self._latest: meta_agent_pb2.SystemStatus | None = None
         self._looked = 0.0
@@ -126,7 +130,12 @@ class StatusBoard:
     async def _check_route(self, route: Route) -> Check:
         readiness = await self._llm.readiness(route)
         if readiness.ready:
-            return UP, readiness.detail
+            found = self._route_states().get(route.name)
+            if found is None or not found.detail:
+                return UP, readiness.detail
+            # Its server answers, but those who use the route know better.
+            words = f"{readiness.detail} But {found.detail.rstrip('.')}."
+            return (UP if found.ready else DOWN), words
         return (STARTING if "loading" in readiness.detail else DOWN), readiness.detail
 
 

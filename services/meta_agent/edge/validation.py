@@ -20,6 +20,7 @@ from hma.rpc.validation import Violations, check
 from hma.v1 import job_pb2, meta_agent_pb2
 from services.meta_agent.edge import limits as bounds
 from services.meta_agent.edge.documents import check_documents, document_names
+from services.meta_agent.edge.failure_rules import check_failure_rules
 from services.meta_agent.edge.limits import Limits
 from services.meta_agent.edge.plan_validation import (
     PlanContext,
@@ -254,6 +255,12 @@ class Validator:
                 "job.policy.layer_timeout", policy.layer_timeout, self.limits.max_deadline, faults
             )
         check_route("job.policy.route", policy.route, self.routes, faults)
+        if not -bounds.MAX_PRIORITY <= policy.priority <= bounds.MAX_PRIORITY:
+            faults.add(
+                "job.policy.priority",
+                f"must be -{bounds.MAX_PRIORITY} to {bounds.MAX_PRIORITY}, is {policy.priority:,}",
+            )
+        check_failure_rules("job.policy.failure_rules", policy.failure_rules, faults)
 
     def _plan_context(self, spec: job_pb2.JobSpec) -> PlanContext:
         return PlanContext(

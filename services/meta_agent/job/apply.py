@@ -67,10 +67,13 @@ def _created(fold: JobFold, event: job_pb2.JobEvent) -> JobFold:
 
 def _claimed(fold: JobFold, event: job_pb2.JobEvent) -> JobFold:
     now = seconds(event.time)
+    replica = event.job_claimed.replica
     return replace(
         fold,
         epoch=event.job_claimed.epoch,
         claimed=now,
+        replica=replica,
+        takeovers=fold.takeovers + (fold.replica not in ("", replica)),
         start_time=fold.start_time or now,
     )
 

@@ -190,6 +190,8 @@ class JobFold:
         version: Sequence of the latest event that is folded in.
         epoch: Of the latest driver.
         claimed: When that driver took the job.
+        replica: Whose driver that is.
+        takeovers: How often another replica has taken the job over.
         budget: Tokens it may spend, top-ups included.
         spent: Tokens in the ledger.
         unknown: Upper bound of what lost attempts may have spent.
@@ -210,6 +212,8 @@ class JobFold:
     version: int = 0
     epoch: int = 0
     claimed: float = 0.0
+    replica: str = ""
+    takeovers: int = 0
     created: job_pb2.JobCreated = field(default_factory=job_pb2.JobCreated)
     create_time: float = 0.0
     start_time: float = 0.0

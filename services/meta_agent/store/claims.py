@@ -16,37 +16,47 @@ LEASE = 3.0
 OVERDUE = timedelta(seconds=2)
 """How near its deadline a job is overdue: there is no time left to work on it."""
 
+# Tenants take turns: a tenant's next job stands behind so many others as its jobs that
+# are driven, and those of its own that come before it by priority and age.
+#
 # Candidates come from the statement's snapshot, without a lock. Under the lock only
 # the epoch is compared: whoever claimed the job since has raised it. (Asking again
 # under the lock whether the driver is alive would not do: PostgreSQL then checks the
 # job's new row against the replica row it had joined before.)
 _CLAIM = """
-WITH candidate AS MATERIALIZED (
-    SELECT j.id, j.epoch, j.create_time
+WITH driven AS MATERIALIZED (
+    SELECT tenant, count(*) AS jobs FROM job WHERE NOT sealed AND driver IS NOT NULL GROUP BY tenant
+), candidate AS MATERIALIZED (
+    SELECT j.id, j.epoch, j.create_time,
+           coalesce(d.jobs, 0) + row_number() OVER (
+               PARTITION BY j.tenant ORDER BY j.priority DESC, j.create_time
+           ) AS place
     FROM job j
+    LEFT JOIN driven d ON d.tenant = j.tenant
     LEFT JOIN replica r ON r.id = j.driver AND r.beat > clock_timestamp() - $4::interval
     WHERE NOT j.sealed AND j.min_reader <= $3
       AND (r.id IS NULL OR (j.driver = $1 AND j.id <> ALL ($5::text[])))
       AND EXISTS (SELECT FROM replica WHERE id = $1 AND beat > clock_timestamp() - $4::interval)
       AND (j.claim_after IS NULL OR j.claim_after <= clock_timestamp())
       AND ($6::interval IS NULL OR j.deadline <= clock_timestamp() + $6::interval)
-    ORDER BY j.create_time
+    ORDER BY place, j.create_time
     LIMIT $2 * 4
 ), locked AS MATERIALIZED (
     SELECT j.id FROM candidate c JOIN job j ON j.id = c.id AND j.epoch = c.epoch
     WHERE NOT j.sealed
-    ORDER BY c.create_time
+    ORDER BY c.place, c.create_time
     LIMIT $2
     FOR UPDATE OF j SKIP LOCKED
 )
 UPDATE job j SET driver = $1, epoch = j.epoch + 1, claim_after = NULL,
                  start_time = coalesce(j.start_time, clock_timestamp())
 FROM locked l WHERE j.id = l.id
-RETURNING j.id, j.epoch, j.version
+RETURNING j.id, j.epoch, j.version, j.failed_claims
 """
 
 _RELEASE = """
-UPDATE job SET driver = NULL, claim_after = clock_timestamp() + $3::interval
+UPDATE job SET driver = NULL, claim_after = clock_timestamp() + $3::interval,
+               failed_claims = coalesce($4, failed_claims)
 WHERE id = $1 AND epoch = $2 AND NOT sealed
 """
 
@@ -59,11 +69,13 @@ class Claimed:
         job_id: The job.
         epoch: What its appends must carry.
         version: The log's version at the claim.
+        failed: How often in a row its driver has failed by a defect before.
     """
 
     job_id: str
     epoch: int
     version: int
+    failed: int = 0
 
 
 class Claims:
@@ -99,7 +111,7 @@ class Claims:
         driving: Collection[str],
         overdue_only: bool = False,
     ) -> list[Claimed]:
-        """Claims jobs for a replica that beats, the oldest first.
+        """Claims jobs for a replica that beats: tenants in turn, of each the first in line.
 
         One call at a time per replica. A job that is the replica's by its row but not
         in `driving` is claimed again: the reply of an earlier claim, or a release, was
@@ -124,19 +136,24 @@ class Claims:
             list(driving),
             OVERDUE if overdue_only else None,
         )
-        return [Claimed(row["id"], row["epoch"], row["version"]) for row in rows]
+        return [
+            Claimed(row["id"], row["epoch"], row["version"], row["failed_claims"]) for row in rows
+        ]
 
-    async def release(self, job_id: str, epoch: int, *, delay: float = 0.0) -> None:
+    async def release(
+        self, job_id: str, epoch: int, *, delay: float = 0.0, failed: int | None = None
+    ) -> None:
         """Gives a job back for any replica to claim. Without effect under a later epoch.
 
         Args:
             job_id: The job.
             epoch: The epoch under which the caller drives it.
             delay: Seconds in which nobody claims it.
+            failed: How often in a row its driver has failed by a defect; None leaves that.
 
         Raises:
             Unavailable: The database cannot be reached; calling again is safe.
         """
-        await self._database.execute(_RELEASE, job_id, epoch, timedelta(seconds=delay))
+        await self._database.execute(_RELEASE, job_id, epoch, timedelta(seconds=delay), failed)
         if delay <= 0:
             self._notifications.publish_claimable()

@@ -30,8 +30,8 @@ min_reader, deadline, create_time, start_time, end_time, budget_tokens, spent_to
 """
 _INSERT = """
 INSERT INTO job (id, tenant, request_id, fingerprint, title, state, state_reason, version,
-                 min_reader, deadline, create_time, budget_tokens)
-VALUES ($1, $2, $3, $4, $5, $6, $7, 1, $8, $9, $10, $11)
+                 min_reader, deadline, create_time, budget_tokens, priority)
+VALUES ($1, $2, $3, $4, $5, $6, $7, 1, $8, $9, $10, $11, $12)
 ON CONFLICT DO NOTHING
 """
 _INSERT_EVENT = """
@@ -67,6 +67,7 @@ class NewJob:
         state: Where it starts.
         state_reason: Why it is there.
         min_reader: Lowest reader version that can fold its log.
+        priority: Of its tenant's jobs, higher ones are claimed first; -100 to 100.
     """
 
     job_id: str
@@ -80,6 +81,7 @@ class NewJob:
     state: job_pb2.JobState.ValueType = job_pb2.JOB_STATE_QUEUED
     state_reason: str = ""
     min_reader: int = READER
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -280,6 +282,7 @@ class Jobs:
                 job.deadline,
                 job.create_time,
                 job.budget_tokens,
+                job.priority,
             )
             if done == "INSERT 0 0":
                 return False

@@ -53,9 +53,13 @@ class ReadyModel:
 
     def __init__(self) -> None:
         self.ready = True
+        self.queue: int | None = None
 
     async def readiness(self, _route: object) -> Readiness:
         return Readiness(self.ready, "" if self.ready else "the model is still loading")
+
+    async def waiting(self, _route: object) -> int | None:
+        return self.queue
 
 
 async def answer_task(start: worker_pb2.ExecuteStart, attempt: Attempt) -> Any:
@@ -257,6 +261,7 @@ async def open_replica(
     places: int = 64,
     max_jobs: int = 50,
     observers: Sequence[Callable[[job_pb2.JobEvent, JobFold, JobFold], None]] = (),
+    services: Services | None = None,
 ) -> AsyncIterator[Replica]:
     """A replica that drives jobs until the context is left."""
     rules = rules or make_rules()
@@ -271,7 +276,7 @@ async def open_replica(
             log=store.log,
             notifications=store.notifications,
             clock=store.clock,
-            services=Services(channel, channel, channel),
+            services=services or Services(channel, channel, channel),
             rules=rules,
             routes=watch,
             capacity=Capacity(places),

@@ -25,6 +25,7 @@ def new_job(
     title: str = "What is in the handbook?",
     min_reader: int = READER,
     create_time: datetime | None = None,
+    priority: int = 0,
 ) -> NewJob:
     now = create_time or datetime.now(UTC)
     return NewJob(
@@ -37,6 +38,7 @@ def new_job(
         deadline=now + timedelta(minutes=10),
         budget_tokens=5000,
         min_reader=min_reader,
+        priority=priority,
     )
 
 

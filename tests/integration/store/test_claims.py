@@ -21,6 +21,7 @@ from tests.integration.store.conftest import OpenStore
 from tests.integration.store.making import (
     add_claimed_job,
     add_job,
+    created,
     decided,
     fact,
     new_job,
@@ -237,3 +238,36 @@ async def test_only_overdue_jobs_are_claimed_when_that_is_asked(store: Store) ->
     driving = {c.job_id for c in overdue}
     rest = await store.claims.claim(store.replica_id, driving=driving)
     assert [c.job_id for c in rest] == [later.job_id]
+
+
+async def test_tenants_take_turns_and_a_tenant_s_jobs_go_by_priority_and_age(
+    open_replica: OpenStore,
+) -> None:
+    store = await open_replica("a")
+    begin = datetime.now(UTC) - timedelta(minutes=5)
+    jobs: dict[str, str] = {}
+    made = [("flood", number, 0) for number in range(20)]
+    made += [("flood", 20, 50), ("small", 21, 0), ("small", 22, 0), ("late", 23, -100)]
+    for tenant, number, priority in made:
+        when = begin + timedelta(seconds=number)
+        job = new_job(tenant=tenant, create_time=when, priority=priority)
+        await store.jobs.create(job, created(job))
+        jobs[job.job_id] = f"{tenant}{number}"
+    first = await store.claims.claim(store.replica_id, 4, driving=())
+    assert {jobs[job.job_id] for job in first} == {"flood20", "small21", "late23", "flood0"}
+    driving = {job.job_id for job in first}
+    (then,) = await store.claims.claim(store.replica_id, 1, driving=driving)
+    assert jobs[then.job_id] == "small22", "whoever has fewer driven"
+
+
+async def test_failures_of_a_driver_are_counted_in_the_row(open_replica: OpenStore) -> None:
+    store = await open_replica("a")
+    job_id = await add_job(store)
+    (job,) = await store.claims.claim(store.replica_id, driving=())
+    assert job.failed == 0
+    await store.claims.release(job_id, job.epoch, failed=3)
+    (again,) = await store.claims.claim(store.replica_id, driving=())
+    assert again.failed == 3
+    await store.claims.release(job_id, again.epoch)
+    (third,) = await store.claims.claim(store.replica_id, driving=())
+    assert third.failed == 3, "a release for another reason says nothing of it"

@@ -175,3 +175,31 @@ def _ends_well(job: hma.Job) -> None:
         assert job.state == job_pb2.JOB_STATE_FAILED
         assert job.failure.message
     assert job.state == job_pb2.JOB_STATE_SUCCEEDED or job.state_reason
+
+
+async def test_a_full_model_server_slows_work_down_and_fails_none_of_it(postgres_url: str) -> None:
+    plan = task_pb2.Plan()
+    for n in range(1, 41):
+        task = plan.tasks.add(id=f"t{n}", instruction="Answer the question.")
+        task.items.add(item_id=f"t{n}", text=f"Mill {n}: which year?")
+    async with open_whole(
+        postgres_url,
+        lambda _: say(" 1764\n", first_delay=0.6),
+        profile="smollm2",
+        places=40,
+        in_flight=40,
+        slots=2,
+        max_queued=2,
+    ) as whole:
+        job = await whole.client.run(
+            "Find the years.", documents=[MILLS], budget=100_000, deadline=90, plan=plan
+        )
+        agrees_exactly(job, whole)
+        refused = sum(call.state == "refused" for call in whole.llm.calls)
+    assert job.state == job_pb2.JOB_STATE_SUCCEEDED, job.state_reason
+    assert {task.state for task in job.tasks} == {job_pb2.TASK_STATE_SUCCEEDED}
+    assert refused > 0, "it was asked for more than it had places for"
+    (limited,) = job.failure_report.counts
+    assert limited.failure_class == common_pb2.FAILURE_CLASS_RATE_LIMITED
+    assert limited.retried == limited.count
+    assert job.failure_report.tokens_lost == 0

@@ -29,7 +29,7 @@ from hma.v1 import (
     worker_pb2_grpc,
 )
 from services.analyst.servicer import AnalystServicer
-from services.meta_agent.__main__ import rules_of, services_of
+from services.meta_agent.__main__ import gate_rules_of, rules_of, services_of
 from services.meta_agent.driving.capacity import Capacity
 from services.meta_agent.driving.driver import Surroundings
 from services.meta_agent.driving.drivers import Drivers
@@ -132,12 +132,19 @@ async def open_whole(
         slots = [await stack.enter_async_context(Slots(places, grace=2)) for _ in range(3)]
         board = ProgressBoard()
         watches = Watches(store.log, store.jobs, store.notifications, board)
-        watch = RouteWatch(model, routes, while_down=0.05)
+        watch = RouteWatch(model, routes, gate_rules_of(settings, replica), while_down=0.05)
         peers = [
             Peer(name=n, service=n, method=m, address="", channel=channel)
             for n, m in (("analyst", "Plan"), ("worker", "Execute"), ("reducer", "Reduce"))
         ]
-        status = StatusBoard(store, peers, routes, model, ready_tasks=lambda: drivers.ready_tasks)
+        status = StatusBoard(
+            store,
+            peers,
+            routes,
+            model,
+            ready_tasks=lambda: drivers.ready_tasks,
+            route_states=lambda: watch.learned,
+        )
         for service in services_of(settings, store, watches, status, rules):
             service.register(server)
         analyst = AnalystServicer(model, routes, slots[0], reporter)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 import pytest
 
-from hma.cli.policy import PolicyType, policy_of
-from hma.v1 import job_pb2
+from hma.cli.policy import FailureRuleType, PolicyType, policy_of
+from hma.v1 import common_pb2, job_pb2
 
 
 def parse(*texts: str) -> job_pb2.JobPolicy | None:
@@ -63,3 +63,29 @@ def test_shell_completes_names_and_values() -> None:
     assert complete("max_r") == ["max_rounds="]
     assert complete("halting=") == ["halting=fixed", "halting=adaptive"]
     assert complete("max_rounds=2") == []
+
+
+def rule(text: str) -> job_pb2.FailureRule:
+    return FailureRuleType().convert(text, None, None)
+
+
+def test_what_follows_a_failure_is_said_by_class() -> None:
+    rules = rule("timeout=retry:5"), rule("invalid-output=Give_Up"), rule("refused=stop-job")
+    policy = policy_of((), rules)
+    assert policy is not None
+    assert [(r.failure_class, r.action, r.max_attempts) for r in policy.failure_rules] == [
+        (common_pb2.FAILURE_CLASS_TIMEOUT, job_pb2.FAILURE_ACTION_RETRY, 5),
+        (common_pb2.FAILURE_CLASS_INVALID_OUTPUT, job_pb2.FAILURE_ACTION_GIVE_UP, 0),
+        (common_pb2.FAILURE_CLASS_REFUSED, job_pb2.FAILURE_ACTION_STOP_JOB, 0),
+    ]
+
+
+@pytest.mark.parametrize("text", ["", "timeout", "timeout=", "timout=retry", "timeout=retry:x"])
+def test_a_wrong_rule_is_told_what_there_is(text: str) -> None:
+    with pytest.raises(click.BadParameter, match=r"rate-limited.*stop-job"):
+        rule(text)
+
+
+def test_classes_and_actions_are_completed() -> None:
+    completed = FailureRuleType().shell_complete(None, None, "timeout=")  # type: ignore[arg-type]
+    assert "timeout=give-up" in [item.value for item in completed]

@@ -126,3 +126,21 @@ def test_lines_tell_the_story_of_a_job() -> None:
         "partial: 1 items missing",
     ):
         assert words in told
+
+
+def test_what_failed_is_told_in_a_section_of_its_own_only_when_something_did() -> None:
+    job = ended(Team(tasks=2))
+    assert "what failed" not in printed(job)
+    job.failure_report.counts.add(
+        failure_class=common_pb2.FAILURE_CLASS_RATE_LIMITED,
+        count=4,
+        retried=3,
+        lost=1,
+        tokens_lost=70,
+        example="The queue of the model server is full.",
+    )
+    job.failure_report.takeovers = 1
+    text = printed(job)
+    assert "what failed" in text
+    assert "4 rate limited: 3 tried again, 1 lost; 70 tokens lost  The queue" in text
+    assert "taken over by another replica 1 time" in text

@@ -50,6 +50,20 @@ def raw(content: bytes, name: str = "a.md") -> job_pb2.DocumentInput:
     return job_pb2.DocumentInput(name=name, content=content)
 
 
+def add_rules(*rules: tuple[int, int, int]) -> Break:
+    def change(request: Create) -> None:
+        for failure_class, action, tries in rules:
+            request.job.policy.failure_rules.add(
+                failure_class=failure_class,
+                action=action,
+                max_attempts=tries,
+            )
+
+    return change
+
+
+TIMEOUT = common_pb2.FAILURE_CLASS_TIMEOUT
+RETRY = job_pb2.FAILURE_ACTION_RETRY
 _NO_BUDGET = ("job.total_budget_tokens", "or job.budget.max_cost")
 CASES: list[tuple[str, Break, str, str]] = [
     ("no job", lambda r: r.ClearField("job"), "job", "required"),
@@ -102,6 +116,31 @@ CASES: list[tuple[str, Break, str, str]] = [
     ("route", set_field("job.policy.route", "warp"), "job.policy.route", "fast, reasoning"),
     ("rounds", set_field("job.policy.max_rounds", 9), "job.policy.max_rounds", "8"),
     ("tries", set_field("job.policy.max_attempts", -1), "job.policy.max_attempts", "10"),
+    ("priority", set_field("job.policy.priority", 101), "job.policy.priority", "-100 to 100"),
+    (
+        "rule without an action",
+        add_rules((TIMEOUT, 0, 0)),
+        "job.policy.failure_rules[0].action",
+        "required",
+    ),
+    (
+        "rule of an unknown class",
+        add_rules((99, RETRY, 0)),
+        "job.policy.failure_rules[0].failure_class",
+        "99 is not known",
+    ),
+    (
+        "rule with too many tries",
+        add_rules((TIMEOUT, RETRY, 11)),
+        "job.policy.failure_rules[0].max_attempts",
+        "10",
+    ),
+    (
+        "two rules of a class",
+        add_rules((TIMEOUT, RETRY, 1), (TIMEOUT, RETRY, 2)),
+        "job.policy.failure_rules[1].failure_class",
+        "has a rule already",
+    ),
     (
         "layer timeout",
         set_field("job.policy.layer_timeout", seconds(0)),

@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 
 from hma.v1 import attempt_pb2, common_pb2, job_pb2
-from services.meta_agent.driving.capacity import Capacity
+from services.meta_agent.driving.capacity import Capacity, Claimant, claimant
 from services.meta_agent.job.state import AttemptFold, JobFold
 
 
@@ -136,3 +136,37 @@ def _ended(state: attempt_pb2.AttemptState.ValueType) -> tuple[JobFold, job_pb2.
     )
     event = job_pb2.JobEvent(event_id="e", attempt_finished=finished)
     return JobFold(attempts={attempt.key: attempt}), event
+
+
+def test_one_tenant_s_many_jobs_take_no_more_than_its_share() -> None:
+    flood = [f"flood{number}" for number in range(30)]
+    jobs = Jobs(12, **dict.fromkeys(flood, 40), small=100, other=100)
+    for job in jobs.left:
+        tenant = "flood" if job in flood else job
+        jobs.capacity.introduce(job, Claimant(tenant))
+    for job in jobs.left:
+        jobs.decide(job)
+    assert sum(jobs.held[job] for job in flood) == 12, "it came first"
+    rng = random.Random(1)
+    for _ in range(150):
+        jobs.end(rng.choice([job for job, held in jobs.held.items() for _ in range(held)]))
+    assert (jobs.held["small"], jobs.held["other"]) == (4, 4)
+    assert not jobs.idle_while_waiting
+    assert min(40 - jobs.left[job] for job in flood) >= 1, "none of its own jobs starves"
+
+
+def test_a_tenant_s_places_go_by_priority() -> None:
+    jobs = Jobs(28, low=500, usual=500, high=500, other=500)
+    policy = {"low": -25, "usual": 0, "high": 25, "other": -100}
+    for job, priority in policy.items():
+        made = job_pb2.JobCreated(tenant="b" if job == "other" else "a")
+        made.policy.priority = priority
+        jobs.capacity.introduce(job, claimant(made))
+        jobs.decide(job)
+    started = dict(jobs.left)
+    rng = random.Random(2)
+    for _ in range(400):
+        jobs.end(rng.choice([job for job, held in jobs.held.items() for _ in range(held)]))
+    done = {job: started[job] - left for job, left in jobs.left.items()}
+    assert done["high"] > 1.5 * done["usual"] > 1.5 * done["low"] > 0
+    assert done["other"] > 150, "priority means nothing between tenants"

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hma.llm.prices import Prices
-from hma.v1 import attempt_pb2, job_pb2
+from hma.v1 import attempt_pb2, common_pb2, job_pb2
 from services.meta_agent.job.apply import fold_events
 from services.meta_agent.job.state import TERMINAL_TASK_STATES, JobFold
 from tests.unit.meta_agent.simulation import START, Faults, World, make_created, make_rules
@@ -41,7 +41,21 @@ def make_policy(seed: int) -> job_pb2.JobPolicy:
         interruption=dice.choice([job_pb2.SWITCH_ON, job_pb2.SWITCH_ON, job_pb2.SWITCH_OFF]),
         halting=dice.choice([job_pb2.HALTING_POLICY_FIXED, job_pb2.HALTING_POLICY_ADAPTIVE]),
         max_rounds=dice.choice([1, 1, 2, 3]),
+        failure_rules=make_failure_rules(dice) if seed % 5 == 0 else (),
     )
+
+
+def make_failure_rules(dice: random.Random) -> list[job_pb2.FailureRule]:
+    """Any rules, for some of the classes."""
+    known = common_pb2.FailureClass.values()[1:]
+    return [
+        job_pb2.FailureRule(
+            failure_class=each,
+            action=dice.choice(job_pb2.FailureAction.values()),
+            max_attempts=dice.randint(0, 10),
+        )
+        for each in dice.sample(known, 5)
+    ]
 
 
 def make_world(seed: int) -> World:

@@ -190,7 +190,20 @@ def _finished(story: Story, finished: job_pb2.JobFinished) -> str:
     text += f"{was(fold.spent)} spent"
     if fold.unknown:
         text += f", {fold.unknown:,} more at most are unknown"
-    return f"{text}."
+    return f"{text}.{_failed(finished.failure_report)}"
+
+
+def _failed(report: job_pb2.FailureReport) -> str:
+    """How often something failed, and what came of it; empty when nothing did."""
+    if not report.counts:
+        return ""
+    mended = sum(each.retried + each.fell_back for each in report.counts)
+    saved = sum(each.salvaged for each in report.counts)
+    text = f" {count(sum(each.count for each in report.counts), 'attempt')} failed"
+    told = [f"{mended:,} made good by a later one"] if mended else []
+    told += [f"{saved:,} saved in part"] if saved else []
+    text += f", {' and '.join(told)}" if told else ""
+    return f"{text}, for {count(report.tokens_lost, 'token')} in vain."
 
 
 def _moves(story: Story) -> Iterator[Said]:

@@ -1,0 +1,209 @@
+"""How many attempts each route takes now: its breaker, and what its server bears.
+
+Learned from what this replica's drivers see committed, over all their jobs. A route that
+fails is closed for a while (`breaker`); one whose server is asked for too much gets
+fewer attempts at once (`capacity`): additive increase, multiplicative decrease.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from hma.v1 import attempt_pb2, common_pb2, job_pb2
+from services.meta_agent.deciding.failing import ROUTES_FAULT
+from services.meta_agent.deciding.observed import RouteState
+from services.meta_agent.driving.breaker import Breaker, BreakerRules, State
+from services.meta_agent.driving.capacity import Capacity, Claimant
+from services.meta_agent.job.state import AttemptFold, JobFold
+
+EASED = 1.0
+"""Seconds between two decreases: refusals of one burst are one sign."""
+
+FEWER = 0.5
+"""What is left of the attempts on a route whose server refuses some."""
+
+QUEUED = 0.75
+"""What is left of them when its queue is long."""
+
+AFTER_CLOSING = 2
+"""Attempts on a route that has just been closed again: no herd."""
+
+_ANSWERED = frozenset({"stop", "length"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateRules:
+    """What opens and narrows a route.
+
+    Attributes:
+        breaker: When it is closed to attempts.
+        most: Worker attempts on one route at once, whatever is learned.
+        max_waiting: Requests that may wait at a route's server before fewer attempts
+            are made; 0: its queue is not looked at.
+        replica: This replica, for the jitter.
+    """
+
+    breaker: BreakerRules = field(default_factory=BreakerRules)
+    most: int = 64
+    max_waiting: int = 16
+    replica: str = ""
+
+
+class _Gate:
+    """One route."""
+
+    def __init__(self, rules: GateRules) -> None:
+        self.breaker = Breaker()
+        self.places = Capacity(rules.most)
+        self.probing = ""
+        self.eased = float("-inf")
+
+
+class RouteGates:
+    """The gates of all routes."""
+
+    def __init__(self, names: Iterable[str], rules: GateRules, clock: Callable[[], float]) -> None:
+        """All are closed breakers, and nothing is learned.
+
+        Args:
+            names: Of the routes.
+            rules: What opens and narrows them.
+            clock: Seconds that never go back.
+        """
+        self._rules = rules
+        self._clock = clock
+        self._gates = {name: _Gate(rules) for name in names}
+
+    @property
+    def narrowed(self) -> bool:
+        """Whether some route takes fewer attempts than it may."""
+        return any(gate.places.lowered for gate in self._gates.values())
+
+    def states(self, seen: Mapping[str, RouteState], job_id: str = "") -> dict[str, RouteState]:
+        """What a job may start on each route.
+
+        Args:
+            seen: What the routes' servers say of themselves.
+            job_id: The job; empty: without its places.
+        """
+        now = self._clock()
+        return {
+            name: self._state(state, self._gates[name], now, job_id) if state.ready else state
+            for name, state in seen.items()
+        }
+
+    def signs(self) -> dict[str, State]:
+        """Where each breaker is: what listeners are told of."""
+        now = self._clock()
+        return {name: gate.breaker.state(now) for name, gate in self._gates.items()}
+
+    def introduce(self, job_id: str, who: Claimant) -> None:
+        """Says whose a job is."""
+        for gate in self._gates.values():
+            gate.places.introduce(job_id, who)
+
+    def hold(
+        self,
+        job_id: str,
+        attempts: Mapping[str, int],
+        crowded: frozenset[str] = frozenset(),
+        wake: Callable[[], None] | None = None,
+    ) -> None:
+        """Says what a job has open on each route now, without an await since `states`.
+
+        Args:
+            job_id: The job.
+            attempts: Worker attempts, by route.
+            crowded: Routes on which it could use more.
+            wake: Called when it may open more there.
+        """
+        now = self._clock()
+        for name, gate in self._gates.items():
+            count, before = attempts.get(name, 0), gate.places.held_by(job_id)
+            if count > before and gate.breaker.state(now) is State.HALF_OPEN:
+                gate.probing = job_id
+            elif count < before and gate.probing == job_id:
+                gate.probing = ""  # it ended, or was lost without a word
+            gate.places.hold(job_id, count, wake if name in crowded else None)
+
+    def leave(self, job_id: str) -> None:
+        """A job is no longer driven here."""
+        for gate in self._gates.values():
+            if gate.probing == job_id:
+                gate.probing = ""
+            gate.places.leave(job_id)
+
+    def observe(self, event: job_pb2.JobEvent, fold: JobFold) -> bool:
+        """Learns from a committed event; whether a breaker has changed its state."""
+        kind = event.WhichOneof("payload")
+        if kind not in ("attempt_finished", "call_settled"):
+            return False
+        ref = getattr(event, kind).ref
+        attempt = fold.attempts.get((ref.task_uid, ref.attempt))
+        gate = self._gates.get(attempt.route) if attempt is not None else None
+        if attempt is None or gate is None:
+            return False
+        now = self._clock()
+        before = gate.breaker.state(now)
+        if kind == "call_settled":
+            if event.call_settled.call.finish_reason in _ANSWERED:
+                self._answered(gate, now)
+        else:
+            self._ended(gate, attempt, now)
+        after = gate.breaker.state(now)
+        if before is State.HALF_OPEN and after is State.CLOSED:
+            gate.places.lower(AFTER_CLOSING, steady=self._rules.most)
+        if after is not before:
+            gate.probing = ""
+        return after is not before
+
+    def queue_seen(self, name: str, waiting: int | None) -> None:
+        """A route's server says how many requests wait at it; None when it does not."""
+        gate, most = self._gates[name], self._rules.max_waiting
+        if waiting is not None and 0 < most < waiting:
+            self._ease(gate, QUEUED, self._clock())
+
+    def _ended(self, gate: _Gate, attempt: AttemptFold, now: float) -> None:
+        result = attempt.result
+        if result is None or result.state == attempt_pb2.ATTEMPT_STATE_REFUSED:
+            return  # it never came to the route
+        if result.failure.failure_class == common_pb2.FAILURE_CLASS_RATE_LIMITED:
+            self._ease(gate, FEWER, now)
+        elif _by_the_route(attempt):
+            words = result.failure.message
+            name = f"{self._rules.replica}/{attempt.route}"
+            gate.breaker = gate.breaker.after_failure(now, words, self._rules.breaker, name)
+        elif attempt.succeeded or attempt.spent:
+            self._answered(gate, now)
+            if attempt.role == common_pb2.ROLE_WORKER:
+                gate.places.went_through()
+
+    def _answered(self, gate: _Gate, now: float) -> None:
+        gate.breaker = gate.breaker.after_success(now)
+
+    def _ease(self, gate: _Gate, share: float, now: float) -> None:
+        if now - gate.eased < EASED:
+            return
+        gate.eased = now
+        gate.places.lower(share * gate.places.held)
+
+    def _state(self, seen: RouteState, gate: _Gate, now: float, job_id: str) -> RouteState:
+        state = gate.breaker.state(now)
+        if state is State.CLOSED:
+            detail = seen.detail
+            if gate.places.lowered:
+                detail = "its server has as much to do as it can; tasks wait for a place"
+            return RouteState(True, detail, gate.places.free_for(job_id))
+        words = f"its attempts failed again and again: {gate.breaker.words}"
+        if state is State.HALF_OPEN and not gate.probing:
+            return RouteState(True, words, 1)
+        return RouteState(False, words, 0)
+
+
+def _by_the_route(attempt: AttemptFold) -> bool:
+    """Whether an attempt failed by its route's fault."""
+    if attempt.stop is None and attempt.result is not None:
+        return attempt.result.failure.failure_class in ROUTES_FAULT
+    # Told to end, for it had got nothing in all its time.
+    return attempt.cause == job_pb2.INTERRUPT_CAUSE_TIMEOUT and not attempt.spent

@@ -1,0 +1,178 @@
+"""A route that fails is left alone for a while; one that is asked for too much gets less."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hma.llm.base import Readiness
+from hma.v1 import attempt_pb2, common_pb2, job_pb2
+from services.meta_agent.deciding.observed import RouteState
+from services.meta_agent.driving.breaker import Breaker, BreakerRules, State
+from services.meta_agent.driving.route_gates import AFTER_CLOSING, GateRules, RouteGates
+from services.meta_agent.edge.status import DOWN, UP, StatusBoard
+from services.meta_agent.job.state import AttemptFold, JobFold
+from tests.unit.meta_agent.simulation import make_rules
+
+RULES = BreakerRules(failures=3, window=10, first=2, longest=9)
+READY = {"fast": RouteState(True, "m is ready.")}
+
+
+def failing(breaker: Breaker, *times: float) -> Breaker:
+    for time in times:
+        breaker = breaker.after_failure(time, "it broke", RULES, "r/fast")
+    return breaker
+
+
+def test_a_breaker_opens_after_failures_within_the_window_only() -> None:
+    assert failing(Breaker(), 0, 1, 2).state(2.1) is State.OPEN
+    assert failing(Breaker(), 0, 1, 10.5).state(10.6) is State.CLOSED
+
+
+def test_a_success_pays_for_a_failure() -> None:
+    breaker = failing(Breaker(), 0, 1).after_success(1.5)
+    assert failing(breaker, 2).state(2.1) is State.CLOSED
+
+
+def test_each_opening_in_a_row_is_longer_jittered_and_bounded() -> None:
+    breaker, now, waits = failing(Breaker(), 0, 0, 0), 0.0, []
+    for _ in range(6):
+        waits.append(breaker.until - now)
+        now = breaker.until
+        assert breaker.state(now) is State.HALF_OPEN
+        breaker = failing(breaker, now)
+    for number, wait in enumerate(waits):
+        full = min(2.0 * 2**number, 9)
+        assert full / 2 <= wait <= full
+    others = [breaker.after_failure(now, "", RULES, name).until for name in "abc"]
+    closed = Breaker().after_failure(0, "", BreakerRules(failures=1), "a").until
+    assert closed != Breaker().after_failure(0, "", BreakerRules(failures=1), "b").until
+    assert others, "open already: nothing changes"
+
+
+def test_a_success_while_half_open_closes_it_and_one_while_open_does_not() -> None:
+    breaker = failing(Breaker(), 0, 0, 0)
+    assert breaker.after_success(0.1).state(0.1) is State.OPEN
+    assert breaker.after_success(breaker.until).state(breaker.until) is State.CLOSED
+
+
+class Gates:
+    """The gate of one route, and jobs whose attempts end."""
+
+    def __init__(self, **changes: Any) -> None:
+        self.now = 100.0
+        self.gates = RouteGates(
+            ["fast"], GateRules(breaker=RULES, most=20, **changes), lambda: self.now
+        )
+        self.held: dict[str, int] = {}
+
+    def state(self, job: str = "a") -> RouteState:
+        return self.gates.states(READY, job)["fast"]
+
+    def hold(self, job: str, attempts: int) -> None:
+        self.held[job] = attempts
+        self.gates.hold(job, {"fast": attempts})
+
+    def ends(self, failed: int = 0, **changes: Any) -> bool:
+        state = attempt_pb2.ATTEMPT_STATE_FAILED if failed else attempt_pb2.ATTEMPT_STATE_SUCCEEDED
+        result = attempt_pb2.AttemptResult(state=state)
+        if failed:
+            result.failure.failure_class = failed  # type: ignore[assignment]
+            result.failure.message = "the server broke"
+        attempt = AttemptFold(
+            uid="1.1",
+            number=1,
+            role=common_pb2.ROLE_WORKER,
+            route="fast",
+            epoch=1,
+            grant=attempt_pb2.Grant(call=1, tokens=9),
+            start=0.0,
+            deadline=9.0,
+            result=result,
+            **changes,
+        )
+        ref = attempt_pb2.AttemptRef(task_uid="1.1", attempt=1)
+        finished = job_pb2.AttemptFinished(ref=ref, result=result)
+        event = job_pb2.JobEvent(attempt_finished=finished)
+        return self.gates.observe(event, JobFold(attempts={attempt.key: attempt}))
+
+    def break_it(self) -> None:
+        for _ in range(3):
+            self.ends(common_pb2.FAILURE_CLASS_TRANSIENT)
+
+
+def test_an_open_route_says_why_and_lets_one_attempt_of_all_jobs_try_it() -> None:
+    gates = Gates()
+    gates.break_it()
+    assert not gates.state().ready
+    assert "the server broke" in gates.state().detail
+    gates.now += RULES.longest
+    assert (gates.state("a").slots, gates.state("b").slots) == (1, 1)
+    gates.hold("a", 1)
+    assert not gates.state("b").ready, "one attempt at a time"
+    gates.hold("a", 0)  # lost without a word
+    assert gates.state("b").ready
+    gates.hold("b", 1)
+    assert gates.ends(), "a breaker that closes is news"
+    assert gates.state("a").ready
+
+
+def test_no_herd_comes_back_when_a_route_closes_again() -> None:
+    gates = Gates()
+    gates.break_it()
+    gates.now += RULES.longest
+    gates.hold("a", 1)
+    gates.ends()
+    gates.hold("a", 0)
+    assert gates.state().slots == AFTER_CLOSING
+    for _ in range(8):
+        gates.ends()
+    assert gates.state().slots == AFTER_CLOSING + 8, "and soon it takes all again"
+
+
+def test_being_told_to_slow_down_narrows_a_route_and_does_not_close_it() -> None:
+    gates = Gates()
+    gates.hold("a", 16)
+    for left in reversed(range(16)):
+        gates.ends(common_pb2.FAILURE_CLASS_RATE_LIMITED)
+        gates.hold("a", left)
+    assert gates.state().ready
+    assert gates.state().slots == 8, "a burst is one sign"
+    assert "as much to do" in gates.state().detail
+    for _ in range(9):
+        gates.ends()
+    assert gates.state().slots == 9
+
+
+def test_a_long_queue_at_the_server_narrows_its_routes() -> None:
+    gates = Gates(max_waiting=4)
+    gates.hold("a", 16)
+    gates.gates.queue_seen("fast", 4)
+    gates.gates.queue_seen("fast", None)
+    assert gates.gates.states(READY)["fast"].slots == 4
+    gates.gates.queue_seen("fast", 5)
+    gates.hold("a", 0)
+    assert gates.state().slots == 12
+
+
+def test_what_is_the_task_s_fault_leaves_a_route_open() -> None:
+    gates = Gates()
+    for _ in range(9):
+        gates.ends(common_pb2.FAILURE_CLASS_INVALID_OUTPUT, spent=5)
+        gates.ends(common_pb2.FAILURE_CLASS_TIMEOUT, stop=attempt_pb2.STOP_REASON_INTERRUPT)
+    assert gates.state().ready
+
+
+async def test_status_says_that_a_route_is_left_alone_though_its_server_answers() -> None:
+    class Model:
+        async def readiness(self, _route: object) -> Readiness:
+            return Readiness(True, "m is ready.")
+
+    states = {"fast": RouteState(False, "its attempts failed again and again: it broke.")}
+    routes = make_rules().routes
+    board = StatusBoard(None, (), routes, Model(), route_states=lambda: states)  # type: ignore[arg-type]
+    state, words = await board._check_route(routes["fast"])
+    assert (state, words) == (
+        DOWN,
+        "m is ready. But its attempts failed again and again: it broke.",
+    )
+    assert await board._check_route(routes["reasoning"]) == (UP, "m is ready.")
