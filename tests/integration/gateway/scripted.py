@@ -102,6 +102,10 @@ class ScriptedMetaAgent(
         self.requests.append(request)
         yield meta_agent_pb2.ReadDocumentResponse(chunk=b"text")
 
+    def WatchProgress(self, request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+        self.requests.append(request)
+        yield meta_agent_pb2.WatchProgressResponse()
+
     def WatchJob(self, request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
         self.requests.append(request)
         yield _event(request.job_id, 1)

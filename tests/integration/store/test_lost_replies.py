@@ -119,8 +119,8 @@ async def test_a_creation_whose_reply_is_lost_makes_one_job(
     await add_job(store, new_job(tenant="other"))
     job = new_job(request_id=request_id)
     proxy.cut(moment, "hma-meta-agent")
-    row, _ = await store.jobs.create(job, created(job))
-    assert row.job_id == job.job_id
+    made = await store.jobs.create(job, created(job))
+    assert made.job_id == job.job_id
     assert proxy.cuts_made == 1
     assert len((await store.jobs.page("acme")).jobs) == 1
     assert len(await store.log.read(job.job_id)) == 1

@@ -37,6 +37,8 @@ from services.meta_agent.driving.history_watch import HistoryWatch
 from services.meta_agent.driving.progress import ProgressBoard
 from services.meta_agent.driving.route_watch import RouteWatch
 from services.meta_agent.driving.streams import Services
+from services.meta_agent.edge.reader import JobReader
+from services.meta_agent.edge.relay import Relays
 from services.meta_agent.edge.status import Peer, StatusBoard
 from services.meta_agent.edge.watch import Watches
 from services.meta_agent.job.state import JobFold
@@ -131,14 +133,20 @@ async def open_whole(
         reporter = await stack.enter_async_context(Reporter(channel))
         slots = [await stack.enter_async_context(Slots(places, grace=2)) for _ in range(3)]
         board = ProgressBoard()
-        watches = Watches(store.log, store.jobs, store.notifications, board)
+        relays = await stack.enter_async_context(
+            Relays(store.replica_id, store.replicas.driver_of, store.notifications, board)
+        )
+        watches = Watches(store.log, store.jobs, store.notifications, board, relays)
+        job_reader = JobReader(store.log)
         watch = RouteWatch(model, routes, while_down=0.05)
         peers = [
             Peer(name=n, service=n, method=m, address="", channel=channel)
             for n, m in (("analyst", "Plan"), ("worker", "Execute"), ("reducer", "Reduce"))
         ]
         status = StatusBoard(store, peers, routes, model, ready_tasks=lambda: drivers.ready_tasks)
-        for service in services_of(settings, store, watches, status, rules):
+        for service in services_of(
+            settings, store, watches, status, rules, reader=job_reader, board=board
+        ):
             service.register(server)
         analyst = AnalystServicer(model, routes, slots[0], reporter)
         library = Library(DocumentReader(channel, 0), 1 << 20)
