@@ -49,11 +49,6 @@ class Door:
         self._count = _Count()
         self._counting = asyncio.Lock()
 
-    @property
-    def bytes_in_flight(self) -> int:
-        """Bytes of requests that are worked on now."""
-        return self._bytes
-
     @contextlib.contextmanager
     def holding(self, size: int) -> Iterator[None]:
         """Holds room for a request while it is worked on.

@@ -122,13 +122,13 @@ async def open_whole(
         )
         rules = replace(rules_of(settings, routes), **(rule_changes or {}))
         replica = new_replica_id("whole")
-        store = await stack.enter_async_context(
-            open_store(url, replica_id=replica, address="127.0.0.1:1")
-        )
-        model = await stack.enter_async_context(OpenAICompatible(settings.llm))
         interceptor = RpcInterceptor(AccessMetrics(CollectorRegistry()))
         server = grpc.aio.server(interceptors=[interceptor])
         port = server.add_insecure_port("127.0.0.1:0")
+        store = await stack.enter_async_context(
+            open_store(url, replica_id=replica, address=f"127.0.0.1:{port}")
+        )
+        model = await stack.enter_async_context(OpenAICompatible(settings.llm))
         channel = await stack.enter_async_context(open_channel(f"127.0.0.1:{port}"))
         reporter = await stack.enter_async_context(Reporter(channel))
         slots = [await stack.enter_async_context(Slots(places, grace=2)) for _ in range(3)]
