@@ -27,6 +27,7 @@ from tests.scripted_llm import Call, Reply, ScriptedLLM
 
 _DOCUMENT = ("mills.md", "# Mills\n\nThe mill was built in 1764. Anna Hale paid for it.\n")
 _DEADLINE = 4.0
+_AT_ONCE = 5
 
 
 def endless(_call: Call) -> Reply:
@@ -82,13 +83,14 @@ async def run(server: str, jobs: int) -> None:
     rows = []
     async with two_replicas(server) as (driving, other):
         for command in ("cancel", "interrupt", "deadline"):
-            # Deadlines take their time: all at once.
-            if command == "deadline":
-                took = await asyncio.gather(
-                    *(stopped_after(driving, other, command) for _ in range(jobs))
+            # Deadlines take their time: some at once.
+            width = _AT_ONCE if command == "deadline" else 1
+            took: list[tuple[float, float]] = []
+            while len(took) < jobs:
+                count = min(width, jobs - len(took))
+                took += await asyncio.gather(
+                    *(stopped_after(driving, other, command) for _ in range(count))
                 )
-            else:
-                took = [await stopped_after(driving, other, command) for _ in range(jobs)]
             aborted, ended = zip(*took, strict=True)
             rows.append((command, jobs, milliseconds(aborted), milliseconds(ended)))
     show(
