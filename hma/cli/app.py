@@ -18,6 +18,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "watch": ("hma.cli.commands.work", "watch"),
     "get": ("hma.cli.commands.jobs", "get"),
     "explain": ("hma.cli.commands.explain", "explain"),
+    "export": ("hma.cli.commands.export", "export_command"),
     "list": ("hma.cli.commands.jobs", "list_jobs"),
     "interrupt": ("hma.cli.commands.jobs", "interrupt"),
     "cancel": ("hma.cli.commands.jobs", "cancel"),

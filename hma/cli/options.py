@@ -167,9 +167,9 @@ def output_option(command: F) -> F:
     return option(command)
 
 
-def common(command: F) -> F:
-    """Adds `--server` and `--output`."""
-    server = click.option(
+def server_option(command: F) -> F:
+    """Adds `--server`."""
+    option = click.option(
         "--server",
         metavar="HOST:PORT",
         envvar="HMA_SERVER",
@@ -177,7 +177,12 @@ def common(command: F) -> F:
         show_default=True,
         help="Where HMA is. [env: HMA_SERVER]",
     )
-    return server(output_option(command))
+    return option(command)
+
+
+def common(command: F) -> F:
+    """Adds `--server` and `--output`."""
+    return server_option(output_option(command))
 
 
 def job_spec(command: F) -> F:

@@ -6,6 +6,7 @@ The table from errors to statuses is `hma.rpc.status`, which clients use too.
 from __future__ import annotations
 
 import logging
+import math
 import uuid
 from typing import Any, Never
 
@@ -14,7 +15,7 @@ import grpc
 from hma import errors
 from hma.rpc.status import CODES, DETAILS_KEY, code_of, from_rpc_error, to_status
 
-__all__ = ["CODES", "abort", "code_of", "from_rpc_error", "to_status", "unexpected"]
+__all__ = ["CODES", "abort", "code_of", "from_rpc_error", "to_status", "trailers_of", "unexpected"]
 
 _log = logging.getLogger(__name__)
 
@@ -25,11 +26,21 @@ async def abort(context: grpc.aio.ServicerContext[Any, Any], error: errors.HmaEr
     Raises:
         grpc.aio.AbortError: Always; let it pass.
     """
-    status = to_status(error)
     code = code_of(error)
     # abort() does not record its code; the access metrics read it from the context.
     context.set_code(code)
-    await context.abort(code, status.message, ((DETAILS_KEY, status.SerializeToString()),))
+    await context.abort(code, to_status(error).message, trailers_of(error))
+
+
+def trailers_of(error: errors.HmaError) -> tuple[tuple[str, str | bytes], ...]:
+    """What travels behind the code: the details, and the header that HTTP clients know.
+
+    The gateway turns it into the response's `Retry-After`.
+    """
+    details = (DETAILS_KEY, to_status(error).SerializeToString())
+    if not isinstance(error, errors.RetryableError) or error.retry_after is None:
+        return (details,)
+    return details, ("retry-after", str(max(math.ceil(error.retry_after), 0)))
 
 
 def unexpected(error: BaseException, where: str) -> errors.HmaError:

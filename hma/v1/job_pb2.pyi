@@ -2342,24 +2342,32 @@ class BudgetGranted(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     TOKENS_FIELD_NUMBER: _builtins.int
     COST_FIELD_NUMBER: _builtins.int
+    ASKED_TOKENS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The request's id. The same id adds once."""
     tokens: _builtins.int
     """Tokens added."""
     cost: _builtins.float
     """Money added, in the currency of the routes' prices."""
+    asked_tokens: _builtins.int
+    """Tokens that were asked for: tokens also holds what the money buys. Unset in logs of
+    releases before it came.
+    """
     def __init__(
         self,
         *,
         request_id: _builtins.str = ...,
         tokens: _builtins.int = ...,
         cost: _builtins.float = ...,
+        asked_tokens: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_asked_tokens", b"_asked_tokens", "asked_tokens", b"asked_tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "request_id", b"request_id", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_asked_tokens", b"_asked_tokens", "asked_tokens", b"asked_tokens", "cost", b"cost", "request_id", b"request_id", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__asked_tokens: _TypeAlias = _typing.Literal["asked_tokens"]  # noqa: Y015
+    _WhichOneofArgType__asked_tokens: _TypeAlias = _typing.Literal["_asked_tokens", b"_asked_tokens"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__asked_tokens) -> _WhichOneofReturnType__asked_tokens | None: ...
 
 Global___BudgetGranted: _TypeAlias = BudgetGranted  # noqa: Y015
 

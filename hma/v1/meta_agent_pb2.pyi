@@ -90,8 +90,10 @@ class CreateJobRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     WAIT_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """Any unique text, at most 128 characters: a retry with the same id returns
-    the same job. Empty: every call makes a new job.
+    """Any text that is unique in the tenant, at most 128 characters: a retry with the
+    same id returns the same job, also when it has ended or was deleted. The same id
+    with another job: ALREADY_EXISTS, which says what differs. Empty: every call makes
+    a new job.
     """
     @_builtins.property
     def job(self) -> _job_pb2.JobSpec:
@@ -314,7 +316,11 @@ class CancelJobRequest(_message.Message):
     job_id: _builtins.str
     """The job."""
     request_id: _builtins.str
-    """As in CreateJobRequest."""
+    """Any text that is unique among the commands on the job, at most 128 characters: a
+    retry with the same id changes nothing and is answered like the first, also when
+    the job has ended. The same id with another request: ALREADY_EXISTS, which says
+    what differs. Empty: every call is a request of its own.
+    """
     reason: _builtins.str
     """Why; at most 1,000 characters. Kept in the log."""
     def __init__(
@@ -344,7 +350,7 @@ class InterruptJobRequest(_message.Message):
     job_id: _builtins.str
     """The job."""
     request_id: _builtins.str
-    """As in CreateJobRequest."""
+    """As in CancelJobRequest."""
     reason: _builtins.str
     """Why; at most 1,000 characters. Kept in the log."""
     def __init__(
@@ -375,7 +381,7 @@ class GrantBudgetRequest(_message.Message):
     job_id: _builtins.str
     """The job."""
     request_id: _builtins.str
-    """As in CreateJobRequest: the same id adds once."""
+    """As in CancelJobRequest: the same id adds once."""
     tokens: _builtins.int
     """Tokens to add: 1 or more, or 0 with cost; the job's total stays within
     10,000,000.
@@ -573,7 +579,9 @@ class DeleteJobRequest(_message.Message):
     job_id: _builtins.str
     """The job."""
     request_id: _builtins.str
-    """As in CreateJobRequest."""
+    """As in CancelJobRequest: a retry with the same id succeeds, though the job is gone;
+    any other request finds no such job.
+    """
     def __init__(
         self,
         *,

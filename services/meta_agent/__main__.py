@@ -31,7 +31,10 @@ from services.meta_agent.driving.route_gates import GateRules
 from services.meta_agent.driving.route_watch import RouteWatch
 from services.meta_agent.driving.streams import Services
 from services.meta_agent.edge.admission import Admission
+from services.meta_agent.edge.door import Door
 from services.meta_agent.edge.internal_servicer import InternalServicer
+from services.meta_agent.edge.reader import JobReader
+from services.meta_agent.edge.relay import Relays
 from services.meta_agent.edge.servicer import MetaAgentServicer
 from services.meta_agent.edge.status import Peer, StatusBoard
 from services.meta_agent.edge.validation import Validator
@@ -43,6 +46,8 @@ from services.meta_agent.settings import MetaAgentSettings
 from services.meta_agent.starting import wait_for_database
 from services.meta_agent.store.ids import new_replica_id
 from services.meta_agent.store.store import Store, StoreOptions, open_store
+from services.meta_agent.upkeep.expiry import Expiry
+from services.meta_agent.upkeep.idle import IdleState
 
 _SAMPLE_INTERVAL = 1.0
 
@@ -65,7 +70,7 @@ async def main(settings: MetaAgentSettings) -> None:
             open_store(
                 url,
                 replica_id=replica_id,
-                address=f"{settings.server.host}:{settings.server.port}",
+                address=settings.advertised_address(),
                 on_lost=lease_lost,
                 options=StoreOptions(pool_size=settings.database_connections),
             )
@@ -108,7 +113,30 @@ async def main(settings: MetaAgentSettings) -> None:
             max_failed_claims=settings.max_failed_claims,
         )
         driven.append(drivers)
-        watches = Watches(store.log, store.jobs, store.notifications, board)
+        relays = await stack.enter_async_context(
+            Relays(
+                replica_id,
+                store.replicas.driver_of,
+                store.notifications,
+                board,
+                settings.channels,
+            )
+        )
+        watches = Watches(
+            store.log,
+            store.jobs,
+            store.notifications,
+            board,
+            relays,
+            most=settings.limits.max_watches,
+        )
+        reader = JobReader(store.log)
+        store.notifications.on_deleted(reader.forget)
+        expiry = Expiry(store.retention, age=settings.retention, batch=settings.retention_batch)
+        idle = IdleState(
+            {"jobs_read": reader.forget_idle, "jobs_heard_of": store.notifications.forget_idle},
+            idle=settings.idle_state,
+        )
         status = StatusBoard(
             store,
             peers,
@@ -119,11 +147,18 @@ async def main(settings: MetaAgentSettings) -> None:
         )
         registry = new_registry()
         stop = asyncio.Event()
-        work = [drivers.run(), route_watch.run(), history.run(), _sample(drivers, registry)]
+        work = [
+            drivers.run(),
+            route_watch.run(),
+            history.run(),
+            expiry.run(),
+            idle.run(),
+            _sample(drivers, registry),
+        ]
         async with _in_background(work, stop):
             await serve(
                 settings.server,
-                services_of(settings, store, watches, status, rules),
+                services_of(settings, store, watches, status, rules, reader=reader, board=board),
                 readiness=partial(_readiness, store),
                 registry=registry,
                 pages={"/fleet": page},
@@ -139,6 +174,9 @@ def services_of(
     watches: Watches,
     status: StatusBoard,
     rules: Rules,
+    *,
+    reader: JobReader,
+    board: ProgressBoard,
 ) -> list[Service]:
     """The gRPC services of a MetaAgent over an open store."""
     public = MetaAgentServicer(
@@ -155,10 +193,16 @@ def services_of(
             max_budget_tokens=settings.limits.max_budget_tokens,
         ),
         rules=rules,
+        reader=reader,
+        door=Door(
+            store.jobs,
+            max_queued=settings.limits.max_queued_jobs,
+            max_bytes=settings.limits.max_inflight_bytes,
+        ),
         tenant=settings.tenant,
         public_url=settings.public_url,
     )
-    internal = InternalServicer(store, rules)
+    internal = InternalServicer(store, rules, board)
     grpc = meta_agent_pb2_grpc
     return [
         Service(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -15,6 +16,7 @@ from services.meta_agent.edge.limits import Limits
 
 _INTERNAL_LISTENER = "127.0.0.1:8081"
 _MESSAGE_OVERHEAD = 1 << 20
+_ALL_INTERFACES = ("0.0.0.0", "::", "")  # noqa: S104 - compared with, not bound
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +37,10 @@ def _is_address(value: str) -> str | None:
     if host and port.isdecimal() and 0 < int(port) <= 65535:
         return None
     return f'expected "host:port", got {value!r}'
+
+
+def _is_optional_address(value: str) -> str | None:
+    return _is_address(value) if value else None
 
 
 def _is_database_url(value: Secret) -> str | None:
@@ -107,6 +113,13 @@ class MetaAgentSettings:
     )
     replica_name: str = setting(
         "HMA_REPLICA_NAME", "", "Name of this replica in logs and events; unset: the host's name"
+    )
+    replica_address: str = setting(
+        "HMA_REPLICA_ADDRESS",
+        "",
+        "host:port at which the other replicas reach this one; unset: HMA_HOST, or the host's "
+        "name when that is all interfaces, and HMA_META_AGENT_PORT",
+        check=_is_optional_address,
     )
     public_url: str = setting(
         "HMA_PUBLIC_URL",
@@ -209,12 +222,40 @@ class MetaAgentSettings:
         "worth another round, for jobs that do not say",
         check=at_least(0),
     )
+    retention: Seconds = setting(
+        "HMA_RETENTION",
+        Seconds(30 * 86_400),
+        "How long an ended job is kept, with its log and documents; 0: for ever",
+        check=at_least(0),
+    )
+    retention_batch: int = setting(
+        "HMA_RETENTION_BATCH",
+        100,
+        "Most jobs that expire in one transaction",
+        check=at_least(1),
+    )
+    idle_state: Seconds = setting(
+        "HMA_IDLE_STATE",
+        Seconds(3600),
+        "After this, what a replica remembers of a job that nobody asks about is dropped from "
+        "memory",
+        check=at_least(1),
+    )
     benchmark_log: str = setting(
         "HMA_BENCHMARK_LOG",
         "",
         "CSV file that gets one line per finished job, such as hma_benchmark_logs.csv; "
         "unset: none. The local stack sets it",
     )
+
+    def advertised_address(self) -> str:
+        """host:port at which other replicas reach this one."""
+        if self.replica_address:
+            return self.replica_address
+        host = self.server.host
+        if host.strip("[]") in _ALL_INTERFACES:
+            host = socket.gethostname()
+        return f"{host}:{self.server.port}"
 
     def benchmark_path(self) -> Path | None:
         """The benchmark log's file; None when it is off."""

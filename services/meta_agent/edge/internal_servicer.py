@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -12,6 +13,7 @@ from hma.rpc.validation import Violations, check
 from hma.telemetry import logs
 from hma.v1 import attempt_pb2, job_pb2, meta_agent_pb2, meta_agent_pb2_grpc
 from services.meta_agent.deciding.rules import Rules
+from services.meta_agent.driving.progress import ProgressBoard
 from services.meta_agent.edge.validation import check_job_id
 from services.meta_agent.job.times import timestamp
 from services.meta_agent.store.ids import is_job_id
@@ -19,18 +21,23 @@ from services.meta_agent.store.store import Store
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
+PATIENCE = 1.0
+"""Seconds that another replica's watchers wait for the first snapshot of a job driven here."""
+
 
 class InternalServicer(meta_agent_pb2_grpc.InternalServiceServicer):
     """Serves `hma.v1.InternalService`; any replica takes any job's."""
 
-    def __init__(self, store: Store, rules: Rules) -> None:
+    def __init__(self, store: Store, rules: Rules, board: ProgressBoard) -> None:
         """Reads and writes nothing yet.
 
         Args:
             store: Where jobs are.
             rules: Prices calls.
+            board: Where progress is.
         """
         self._store = store
+        self._board = board
         self._rules = rules
 
     async def ReportAttempt(
@@ -58,6 +65,17 @@ class InternalServicer(meta_agent_pb2_grpc.InternalServiceServicer):
                 # Gone or sealed: the service must stop trying all the same.
                 pass
             return meta_agent_pb2.ReportAttemptResponse(recorded=False)
+
+    async def WatchProgress(
+        self, request: meta_agent_pb2.WatchProgressRequest, context: Context
+    ) -> AsyncIterator[meta_agent_pb2.WatchProgressResponse]:
+        """Streams what runs of a job that this replica drives, always the latest."""
+        Violations(check(request)).raise_if_any()
+        check_job_id(request.job_id)
+        snapshots = self._board.follow_driven(request.job_id, PATIENCE)
+        async with contextlib.aclosing(snapshots):
+            async for progress in snapshots:
+                yield meta_agent_pb2.WatchProgressResponse(progress=progress)
 
     async def ReadDocument(
         self, request: meta_agent_pb2.ReadDocumentRequest, context: Context

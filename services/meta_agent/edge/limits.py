@@ -72,3 +72,22 @@ class Limits:
         "Longest time that CreateJob and GetJob wait for a job to end",
         check=at_least(0),
     )
+    max_queued_jobs: int = setting(
+        "HMA_MAX_QUEUED_JOBS",
+        10_000,
+        "Most accepted jobs that wait for a driver, over all replicas; then CreateJob is refused",
+        check=at_least(1),
+    )
+    max_inflight_bytes: Bytes = setting(
+        "HMA_MAX_INFLIGHT_BYTES",
+        Bytes(128 << 20),
+        "Most bytes of CreateJob requests that one replica works on at once; then CreateJob is "
+        "refused",
+        check=at_least(1),
+    )
+    max_watches: int = setting(
+        "HMA_MAX_WATCHES",
+        1_000,
+        "Most WatchJob streams of one replica at once; then WatchJob is refused",
+        check=at_least(1),
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
 
@@ -27,7 +28,10 @@ class JobReader:
         """
         self._log = log
         self._kept = kept
+        # The least recently asked for first, and when that was.
         self._folds: OrderedDict[str, JobFold] = OrderedDict()
+        self._asked_at: dict[str, float] = {}
+        self._deletions = 0
 
     async def read(self, job_id: str) -> JobFold:
         """The job as its log says it is now.
@@ -36,12 +40,13 @@ class JobReader:
             NotFound: There is no such log.
             Unavailable: The database cannot be reached.
         """
-        fold = self._folds.get(job_id, JobFold())
+        fold, deletions = self._folds.get(job_id, JobFold()), self._deletions
         async for events in self._pages(job_id, fold.version):
             fold = fold_events(events, fold)
         if not fold.version:
             raise NotFound("There is no job with this id.")
-        self._keep(job_id, fold)
+        if deletions == self._deletions:  # else it may be this one that was deleted
+            self._keep(job_id, fold)
         return fold
 
     async def pages(self, job_id: str) -> AsyncIterator[Sequence[job_pb2.JobEvent]]:
@@ -67,12 +72,29 @@ class JobReader:
 
     def forget(self, job_id: str) -> None:
         """Drops a job that was deleted."""
+        self._deletions += 1
+        self._drop(job_id)
+
+    def __contains__(self, job_id: str) -> bool:
+        return job_id in self._folds
+
+    def forget_idle(self, idle: float) -> int:
+        """Drops the jobs that nobody has asked for in `idle` seconds; how many."""
+        before = time.monotonic() - idle
+        dropped = [job_id for job_id, at in self._asked_at.items() if at <= before]
+        for job_id in dropped:
+            self._drop(job_id)
+        return len(dropped)
+
+    def _drop(self, job_id: str) -> None:
         self._folds.pop(job_id, None)
+        self._asked_at.pop(job_id, None)
 
     def _keep(self, job_id: str, fold: JobFold) -> None:
         known = self._folds.get(job_id)
         if known is None or known.version < fold.version:
             self._folds[job_id] = fold
         self._folds.move_to_end(job_id)
+        self._asked_at[job_id] = time.monotonic()
         while len(self._folds) > self._kept:
-            self._folds.popitem(last=False)
+            self._drop(next(iter(self._folds)))

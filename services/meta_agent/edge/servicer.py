@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any
@@ -10,24 +9,27 @@ from typing import Any
 import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from hma.errors import InvalidRequest, PreconditionFailed
+from hma.errors import AlreadyExists, InvalidRequest, NotFound, PreconditionFailed
 from hma.telemetry import logs
 from hma.v1 import explanation_pb2, job_pb2, meta_agent_pb2, meta_agent_pb2_grpc
 from services.meta_agent.deciding.rules import Rules
 from services.meta_agent.edge.admission import Admission, Admitted
 from services.meta_agent.edge.admission_process import AdmissionDesk, Work
+from services.meta_agent.edge.door import Door
 from services.meta_agent.edge.explaining.story import Story
 from services.meta_agent.edge.explanation import explanation_of
 from services.meta_agent.edge.limits import DEFAULT_PAGE_SIZE, DEFAULT_USAGE_PAGE_SIZE
 from services.meta_agent.edge.money import check_money_grant, tokens_with_money
 from services.meta_agent.edge.projection import project
 from services.meta_agent.edge.reader import JobReader
+from services.meta_agent.edge.requests import Command, check_same, differing_jobs, event_id_of
 from services.meta_agent.edge.status import StatusBoard
 from services.meta_agent.edge.validation import Validator
 from services.meta_agent.edge.watch import Watches
 from services.meta_agent.job.times import timestamp
+from services.meta_agent.store.creation import Created, NewJob, RequestIdReused
 from services.meta_agent.store.ids import new_event_id, new_job_id
-from services.meta_agent.store.jobs import JobRow, NewJob
+from services.meta_agent.store.jobs import JobRow
 from services.meta_agent.store.store import Store
 from services.meta_agent.store.usage import UsageQuery
 
@@ -49,6 +51,8 @@ class MetaAgentServicer(meta_agent_pb2_grpc.MetaAgentServiceServicer):
         validator: Validator,
         admission: Admission,
         rules: Rules,
+        reader: JobReader,
+        door: Door,
         tenant: str = "default",
         public_url: str = "",
     ) -> None:
@@ -61,6 +65,8 @@ class MetaAgentServicer(meta_agent_pb2_grpc.MetaAgentServiceServicer):
             validator: Checks requests.
             admission: Makes jobs of them.
             rules: What projecting a job needs to know.
+            reader: Reads jobs.
+            door: Keeps out what does not fit.
             tenant: Whose the jobs are.
             public_url: In front of `watch_url`; empty for a path only.
         """
@@ -72,13 +78,33 @@ class MetaAgentServicer(meta_agent_pb2_grpc.MetaAgentServiceServicer):
         self._rules = rules
         self._tenant = tenant
         self._public_url = public_url.rstrip("/")
-        self._reader = JobReader(store.log)
+        self._reader = reader
+        self._door = door
         self._desk = AdmissionDesk()
 
     async def CreateJob(
         self, request: meta_agent_pb2.CreateJobRequest, context: Context
     ) -> meta_agent_pb2.CreateJobResponse:
         """Accepts a job."""
+        with self._door.holding(request.ByteSize()):
+            await self._door.check_queue(self._tenant, request.request_id)
+            created = await self._admit(request)
+        # What the documents take need not stay in memory while the caller waits.
+        request.job.Clear()
+        response = meta_agent_pb2.CreateJobResponse(
+            job_id=created.job_id,
+            state=created.state,
+            watch_url=f"{self._public_url}/v1/jobs/{created.job_id}:watch",
+        )
+        if request.HasField("wait"):
+            try:
+                response.job.CopyFrom(await self._wait(created.job_id, request.wait, context))
+            except NotFound:
+                return response  # deleted: that it was made is all that is known of it
+            response.state = response.job.state
+        return response
+
+    async def _admit(self, request: meta_agent_pb2.CreateJobRequest) -> Created:
         admitted = await self._desk.admit(
             Work(
                 request=request.SerializeToString(deterministic=True),
@@ -90,19 +116,20 @@ class MetaAgentServicer(meta_agent_pb2_grpc.MetaAgentServiceServicer):
                 now=self._store.clock.now(),
             )
         )
-        row, _ = await self._store.jobs.create(
-            _new_job(admitted), admitted.event, admitted.documents
-        )
-        del admitted  # its documents need not stay in memory while the caller waits
-        response = meta_agent_pb2.CreateJobResponse(
-            job_id=row.job_id,
-            state=row.state,
-            watch_url=f"{self._public_url}/v1/jobs/{row.job_id}:watch",
-        )
-        if request.HasField("wait"):
-            response.job.CopyFrom(await self._wait(row.job_id, request.wait, context))
-            response.state = response.job.state
-        return response
+        try:
+            created = await self._store.jobs.create(
+                _new_job(admitted), admitted.event, admitted.documents
+            )
+            self._door.entered(made=created.made)
+            return created
+        except RequestIdReused as error:
+            first = await self._store.log.read(error.job_id, limit=1)
+            if not first:
+                raise  # deleted: what it was is not known any more
+            raise AlreadyExists(
+                f"{error.message} This one has "
+                f"{differing_jobs(admitted.event.job_created, first[0].job_created)}."
+            ) from None
 
     async def GetJob(self, request: meta_agent_pb2.GetJobRequest, context: Context) -> job_pb2.Job:
         """Answers with the job as it is, or as it is when it has ended."""
@@ -141,44 +168,62 @@ class MetaAgentServicer(meta_agent_pb2_grpc.MetaAgentServiceServicer):
     ) -> job_pb2.Job:
         """Notes that the job is to stop. Cancelling a cancelled job changes nothing."""
         self._validator.check_command(request)
-        await self._find(request.job_id)
         event = self._fact(request)
         event.cancel_requested.request_id = request.request_id
         event.cancel_requested.reason = request.reason
         try:
-            await self._store.log.append_fact(request.job_id, event)
+            return await self._command(request, event)
         except PreconditionFailed:
             job = await self._read(request.job_id)
             if job.state == job_pb2.JOB_STATE_CANCELLED:
                 return job
             raise
-        return await self._read(request.job_id)
 
     async def InterruptJob(
         self, request: meta_agent_pb2.InterruptJobRequest, context: Context
     ) -> job_pb2.Job:
         """Notes that the answer is wanted now."""
         self._validator.check_command(request)
-        await self._find(request.job_id)
         event = self._fact(request)
         event.interrupt_requested.request_id = request.request_id
         event.interrupt_requested.reason = request.reason
-        await self._store.log.append_fact(request.job_id, event)
-        return await self._read(request.job_id)
+        return await self._command(request, event)
 
     async def GrantBudget(
         self, request: meta_agent_pb2.GrantBudgetRequest, context: Context
     ) -> job_pb2.Job:
         """Adds budget."""
         self._validator.check_grant_budget(request)
-        await self._find(request.job_id)
         event = self._fact(request)
         event.budget_granted.request_id = request.request_id
         event.budget_granted.tokens = request.tokens
+        event.budget_granted.asked_tokens = request.tokens
         event.budget_granted.cost = request.cost
-        await self._check_total(event)
-        await self._store.log.append_fact(request.job_id, event)
+        return await self._command(request, event)
+
+    async def _command(self, request: Command, event: job_pb2.JobEvent) -> job_pb2.Job:
+        """Logs what a client asks for, once; answers with the job.
+
+        Raises:
+            AlreadyExists: The id was used for another request.
+            InvalidRequest: The job cannot take the grant.
+            NotFound: There is no such job.
+            PreconditionFailed: The job has ended.
+        """
+        await self._find(request.job_id)
+        logged = await self._logged(request)
+        if logged is None:
+            if event.HasField("budget_granted"):
+                await self._check_total(event)
+            logged = await self._store.log.note(request.job_id, event)
+        check_same(logged, request)
         return await self._read(request.job_id)
+
+    async def _logged(self, request: Command) -> job_pb2.JobEvent | None:
+        """What the log has under the id of a request; None when it is new."""
+        if not request.request_id:
+            return None
+        return await self._store.log.find(request.job_id, event_id_of(request.request_id))
 
     async def ExplainJob(
         self, request: meta_agent_pb2.ExplainJobRequest, context: Context
@@ -213,8 +258,12 @@ class MetaAgentServicer(meta_agent_pb2_grpc.MetaAgentServiceServicer):
     ) -> meta_agent_pb2.DeleteJobResponse:
         """Purges a job that has ended."""
         self._validator.check_command(request)
-        await self._store.jobs.delete(request.job_id, tenant=self._tenant)
-        self._reader.forget(request.job_id)
+        logged = await self._logged(request)
+        if logged is not None:
+            check_same(logged, request)
+        await self._store.jobs.delete(
+            request.job_id, tenant=self._tenant, request_id=request.request_id
+        )
         return meta_agent_pb2.DeleteJobResponse()
 
     async def GetSystemStatus(
@@ -241,21 +290,16 @@ class MetaAgentServicer(meta_agent_pb2_grpc.MetaAgentServiceServicer):
             await self._watches.wait_ended(job_id, seconds)
         return await self._read(job_id)
 
-    def _fact(self, request: Any) -> job_pb2.JobEvent:
+    def _fact(self, request: Command) -> job_pb2.JobEvent:
         """An event without payload; the same request_id gives the same event_id."""
-        event_id = new_event_id()
-        if request.request_id:
-            name = f"{type(request).__name__}\n{request.request_id}"
-            event_id = "request." + hashlib.sha256(name.encode()).hexdigest()[:32]
         return job_pb2.JobEvent(
-            job_id=request.job_id, event_id=event_id, time=timestamp(self._store.clock.now())
+            job_id=request.job_id,
+            event_id=event_id_of(request.request_id),
+            time=timestamp(self._store.clock.now()),
         )
 
     async def _check_total(self, event: job_pb2.JobEvent) -> None:
-        """Completes a grant and refuses one that its job cannot take.
-
-        A request that is in the log already has been granted: it is not asked again.
-        """
+        """Completes a grant and refuses one that its job cannot take."""
         limit = self._validator.limits.max_budget_tokens
         fold = await self._reader.read(event.job_id)
         if fold.ended:
@@ -266,21 +310,11 @@ class MetaAgentServicer(meta_agent_pb2_grpc.MetaAgentServiceServicer):
         granted.tokens += min(more, max(limit - fold.budget, 0))
         if fold.budget + granted.tokens <= limit:
             return
-        if await self._is_logged(event):
-            return
         raise InvalidRequest.field(
             "tokens",
             f"the job has {fold.budget:,} tokens: at most {max(limit - fold.budget, 0):,} more "
             f"fit the largest budget of {limit:,}",
         )
-
-    async def _is_logged(self, event: job_pb2.JobEvent) -> bool:
-        after = 0
-        while events := await self._store.log.read(event.job_id, after):
-            if any(logged.event_id == event.event_id for logged in events):
-                return True
-            after = events[-1].sequence
-        return False
 
 
 def _new_job(admitted: Admitted) -> NewJob:

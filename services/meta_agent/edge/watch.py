@@ -1,24 +1,29 @@
 """Following a job: its log from any event on, then live, until it has ended.
 
 Everything is pulled: a watcher reads the next lot when its client has taken the last
-one. A slow client costs one lot of events and never slows the job.
+one. A slow client costs one lot of events and never slows the job. Events come from the
+log, on any replica; progress from the replica that drives the job, through a relay when
+that is another one.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Sequence
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator, Sequence
 from typing import Any
 
-from hma.errors import Unavailable
+from hma.errors import Overloaded, Unavailable
 from hma.v1 import meta_agent_pb2
 from services.meta_agent.driving.progress import ProgressBoard, Snapshot
+from services.meta_agent.edge.relay import Relays
 from services.meta_agent.store.jobs import JobRow, Jobs
 from services.meta_agent.store.log import JobLog
 from services.meta_agent.store.notify import Notifications
 
 LOT = 100
-"""Events in the memory of one watcher at most."""
+LOT_BYTES = 1 << 20
+"""Events and their bytes in the memory of one watcher at most; one event may be larger."""
 
 PROGRESS_INTERVAL = 0.25
 """Seconds between two snapshots to one watcher."""
@@ -31,8 +36,28 @@ class Watches:
     """Follows jobs for clients."""
 
     def __init__(
-        self, log: JobLog, jobs: Jobs, notifications: Notifications, board: ProgressBoard
+        self,
+        log: JobLog,
+        jobs: Jobs,
+        notifications: Notifications,
+        board: ProgressBoard,
+        relays: Relays,
+        *,
+        most: int = 1_000,
     ) -> None:
+        """Nobody watches yet.
+
+        Args:
+            log: Where the events are.
+            jobs: Where the rows are.
+            notifications: Tells of events.
+            board: Where the snapshots are.
+            relays: Has those of other replicas put there.
+            most: Watchers at once.
+        """
+        self._relays = relays
+        self._most = most
+        self._watchers = 0
         self._log = log
         self._jobs = jobs
         self._notifications = notifications
@@ -42,6 +67,7 @@ class Watches:
     def drain(self) -> None:
         """Ends all watching: clients resume at another replica."""
         self._draining.set()
+        self._board.end_following()
 
     async def follow(
         self, job_id: str, after: int, *, events_only: bool = False
@@ -57,12 +83,37 @@ class Watches:
 
         Raises:
             NotFound: The job was deleted meanwhile.
+            Overloaded: Too many watch here already.
             Unavailable: The database cannot be reached, or this replica stops; resume
                 from the last sequence.
         """
-        pace = _Pace(wanted=not events_only)
+        with self._place(), contextlib.ExitStack() as stack:
+            if not events_only:
+                stack.enter_context(self._relays.joined(job_id))
+            updates = self._follow(job_id, after, _Pace(wanted=not events_only))
+            async with contextlib.aclosing(updates):
+                async for update in updates:
+                    yield update
+
+    @contextlib.contextmanager
+    def _place(self) -> Iterator[None]:
+        if self._watchers >= self._most:
+            raise Overloaded(
+                f"{self._most:,} clients watch jobs here already; try again.",
+                reason="TOO_MANY_WATCHERS",
+                retry_after=1,
+            )
+        self._watchers += 1
+        try:
+            yield
+        finally:
+            self._watchers -= 1
+
+    async def _follow(
+        self, job_id: str, after: int, pace: _Pace
+    ) -> AsyncGenerator[meta_agent_pb2.WatchJobResponse, None]:
         while True:
-            events = await self._log.read(job_id, after, LOT)
+            events, more = await self._log.read_lot(job_id, after, LOT, LOT_BYTES)
             for event in events:
                 yield meta_agent_pb2.WatchJobResponse(event=event)
                 after = event.sequence
@@ -78,7 +129,7 @@ class Watches:
                 row = await self._jobs.get(job_id)
                 if row.sealed and row.version <= after:
                     return
-            if len(events) < LOT:
+            if not more:
                 while (snapshot := await self._next_snapshot(job_id, after, pace)) is not None:
                     yield meta_agent_pb2.WatchJobResponse(progress=snapshot.progress)
 

@@ -21,7 +21,7 @@ _FACT_TRIES = 3
 # violation, and the caller looks again.
 _APPEND_FACT = f"""
 WITH known AS (
-    SELECT sequence FROM job_event WHERE job_id = $1 AND event_id = $2
+    SELECT sequence, payload FROM job_event WHERE job_id = $1 AND event_id = $2
 ), moved AS (
     UPDATE job SET version = version + 1
     WHERE id = $1 AND NOT sealed AND NOT EXISTS (SELECT FROM known)
@@ -30,7 +30,7 @@ WITH known AS (
     INSERT INTO job_event (job_id, sequence, event_id, type, payload)
     SELECT m.id, m.version, $2, $3, $4 FROM moved m
 ), booked AS {booking(5, "moved")}
-SELECT m.version AS appended, k.sequence AS known
+SELECT m.version AS appended, k.sequence AS known, k.payload
 FROM job j LEFT JOIN moved m ON true LEFT JOIN known k ON true WHERE j.id = $1
 """  # noqa: S608 - a fixed text
 
@@ -38,6 +38,19 @@ _READ = """
 SELECT sequence, payload FROM job_event
 WHERE job_id = $1 AND sequence > $2 ORDER BY sequence LIMIT $3
 """
+# The first is always read, however large it is. The size of a payload is known without
+# reading it.
+_READ_LOT = """
+SELECT sequence, payload, found FROM (
+    SELECT sequence, payload, count(*) OVER () AS found,
+           sum(octet_length(payload)) OVER (ORDER BY sequence) - octet_length(payload) AS before
+    FROM (
+        SELECT sequence, payload FROM job_event
+        WHERE job_id = $1 AND sequence > $2 ORDER BY sequence LIMIT $3
+    ) AS lot
+) AS sized WHERE before < $4 ORDER BY sequence
+"""
+_FIND = "SELECT sequence, payload FROM job_event WHERE job_id = $1 AND event_id = $2"
 
 
 class JobLog:
@@ -80,17 +93,37 @@ class JobLog:
             PreconditionFailed: The job is sealed.
             Unavailable: The database cannot be reached; calling again is safe.
         """
+        return (await self.note(job_id, event)).sequence
+
+    async def note(self, job_id: str, event: JobEvent) -> JobEvent:
+        """As `append_fact`; returns the event that the log has under this `event_id`.
+
+        That is an earlier one when the id was in the log already: whether it says the
+        same is the caller's to see.
+        """
         if not event.event_id or event.job_id != job_id:
             raise ValueError("the event needs an event_id and the job's id")
         found = await self._write_fact(job_id, event)
         if found is None:
             raise NotFound(f"There is no job {job_id}.")
         if found["known"] is not None:
-            return int(found["known"])
+            return from_row(found["known"], found["payload"])
         if found["appended"] is None:
             raise PreconditionFailed(f"Job {job_id} has ended.", reason="JOB_ENDED")
         self._notifications.publish(job_id, found["appended"])
-        return int(found["appended"])
+        noted = JobEvent()
+        noted.CopyFrom(event)
+        noted.sequence = found["appended"]
+        return noted
+
+    async def find(self, job_id: str, event_id: str) -> JobEvent | None:
+        """The event of that id; None when the log has none.
+
+        Raises:
+            Unavailable: The database cannot be reached.
+        """
+        row = await self._database.fetchrow(_FIND, job_id, event_id)
+        return from_row(row["sequence"], row["payload"]) if row is not None else None
 
     async def _write_fact(self, job_id: str, event: JobEvent) -> asyncpg.Record | None:
         row, entries = to_row(event), booking_arrays([event])
@@ -123,3 +156,24 @@ class JobLog:
         """
         rows = await self._database.fetch(_READ, job_id, after, limit)
         return [from_row(row["sequence"], row["payload"]) for row in rows]
+
+    async def read_lot(
+        self, job_id: str, after: int, limit: int, max_bytes: int
+    ) -> tuple[list[JobEvent], bool]:
+        """Reads events in order, not more than fit in the caller's memory.
+
+        Args:
+            job_id: The job; a log that does not exist is empty.
+            after: Only events with a higher sequence.
+            limit: At most this many.
+            max_bytes: No further one after so many bytes.
+
+        Returns:
+            The events, and whether there may be more to read at once.
+
+        Raises:
+            Unavailable: The database cannot be reached.
+        """
+        rows = await self._database.fetch(_READ_LOT, job_id, after, limit, max_bytes)
+        more = bool(rows) and (rows[0]["found"] > len(rows) or rows[0]["found"] == limit)
+        return [from_row(row["sequence"], row["payload"]) for row in rows], more

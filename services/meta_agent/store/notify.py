@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 
 import asyncpg
@@ -22,6 +23,7 @@ _log = logging.getLogger(__name__)
 
 _JOBS = "hma_job"
 _CLAIMABLE = "hma_claimable"
+_DELETED = "hma_deleted"
 _PAYLOAD_BYTES = 7_900
 _REMEMBERED = 10_000
 _NOTIFY = "SELECT pg_notify($1, payload) FROM unnest($2::text[]) AS payload"
@@ -49,13 +51,16 @@ class Notifications:
         self._database = database
         self._poll_interval = poll_interval
         self._reconnect_pause = reconnect_pause
-        # The highest sequence known, the least recently heard of first.
+        # The highest sequence known, the least recently heard of first, and when that was.
         self._known: OrderedDict[str, int] = OrderedDict()
+        self._heard_at: dict[str, float] = {}
+        self._on_deleted: list[Callable[[str], None]] = []
         self._waiters: dict[str, set[asyncio.Future[None]]] = {}
         self._claim_waiters: set[asyncio.Future[None]] = set()
         self._claimable = 0
         self._unsent: dict[str, int] = {}
         self._unsent_claimable = False
+        self._unsent_deleted: set[str] = set()
         self._send = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -93,6 +98,36 @@ class Notifications:
         self._heard_claimable()
         self._unsent_claimable = True
         self._send.set()
+
+    def on_deleted(self, call: Callable[[str], None]) -> None:
+        """Has `call` told the id of each job that is deleted, on whichever replica.
+
+        A hint, too: one that comes while the connection is away is missed.
+        """
+        self._on_deleted.append(call)
+
+    def publish_deleted(self, job_id: str) -> None:
+        """Says that a job was deleted. Tells this replica at once."""
+        self._heard_deleted(job_id)
+        if len(self._unsent_deleted) < _REMEMBERED:
+            self._unsent_deleted.add(job_id)
+        self._send.set()
+
+    def forget_idle(self, idle: float) -> int:
+        """Drops what is known of jobs that were not heard of for `idle` seconds.
+
+        Returns:
+            How many were dropped.
+        """
+        before = time.monotonic() - idle
+        dropped = 0
+        while self._known:
+            job_id = next(iter(self._known))
+            if self._heard_at[job_id] > before:
+                break
+            self._forget(job_id)
+            dropped += 1
+        return dropped
 
     async def wait(self, job_id: str, after_sequence: int, timeout: float) -> bool:
         """Waits until a job's log is past `after_sequence`.
@@ -147,9 +182,19 @@ class Notifications:
             return
         self._known[job_id] = sequence
         self._known.move_to_end(job_id)
+        self._heard_at[job_id] = time.monotonic()
         while len(self._known) > _REMEMBERED:
-            self._known.popitem(last=False)
+            self._forget(next(iter(self._known)))
         _wake(self._waiters.get(job_id, set()))
+
+    def _forget(self, job_id: str) -> None:
+        self._known.pop(job_id, None)
+        self._heard_at.pop(job_id, None)
+
+    def _heard_deleted(self, job_id: str) -> None:
+        self._forget(job_id)
+        for call in self._on_deleted:
+            call(job_id)
 
     def _heard_claimable(self) -> None:
         self._claimable += 1
@@ -160,6 +205,10 @@ class Notifications:
     ) -> None:
         if channel == _CLAIMABLE:
             self._heard_claimable()
+            return
+        if channel == _DELETED:
+            for job_id in str(payload).split():
+                self._heard_deleted(job_id)
             return
         for entry in str(payload).split():
             job_id, _, sequence = entry.partition(":")
@@ -189,6 +238,7 @@ class Notifications:
             connection.add_termination_listener(lambda _: self._send.set())
             await connection.add_listener(_JOBS, self._on_notification)
             await connection.add_listener(_CLAIMABLE, self._on_notification)
+            await connection.add_listener(_DELETED, self._on_notification)
             yield connection
         finally:
             connection.terminate()
@@ -199,9 +249,12 @@ class Notifications:
             self._send.clear()
             unsent, self._unsent = self._unsent, {}
             claimable, self._unsent_claimable = self._unsent_claimable, False
+            deleted, self._unsent_deleted = self._unsent_deleted, set()
             if unsent:
                 entries = [f"{job_id}:{sequence}" for job_id, sequence in unsent.items()]
                 await connection.execute(_NOTIFY, _JOBS, _payloads(entries))
+            if deleted:
+                await connection.execute(_NOTIFY, _DELETED, _payloads(sorted(deleted)))
             if claimable:
                 await connection.execute(_NOTIFY, _CLAIMABLE, [""])
 

@@ -23,6 +23,29 @@ _LIVE = """
 SELECT id, address, beat FROM replica
 WHERE beat > clock_timestamp() - $1::interval ORDER BY id
 """
+_DRIVER = """
+SELECT j.sealed, j.version, coalesce(r.id, '') AS replica_id, coalesce(r.address, '') AS address
+FROM job j
+LEFT JOIN replica r ON r.id = j.driver AND r.beat > clock_timestamp() - $2::interval
+WHERE j.id = $1
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class DriverOf:
+    """Who drives a job.
+
+    Attributes:
+        replica_id: The replica; empty when nobody does, or a dead one.
+        address: Where other replicas reach it, host:port; empty when nobody drives.
+        sealed: The job has ended.
+        version: Sequence of the log's latest event.
+    """
+
+    replica_id: str
+    address: str
+    sealed: bool
+    version: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +54,7 @@ class Replica:
 
     Attributes:
         replica_id: Its id.
-        address: Where its gRPC server listens, host:port.
+        address: Where other replicas reach it, host:port.
         beat: Its latest beat.
     """
 
@@ -55,6 +78,15 @@ class Replicas:
         """
         rows = await self._database.fetch(_LIVE, self._lease)
         return [Replica(row["id"], row["address"], row["beat"]) for row in rows]
+
+    async def driver_of(self, job_id: str) -> DriverOf | None:
+        """Who drives a job; None when there is no such job.
+
+        Raises:
+            Unavailable: The database cannot be reached.
+        """
+        row = await self._database.fetchrow(_DRIVER, job_id, self._lease)
+        return DriverOf(**row) if row is not None else None
 
 
 async def write_beat(connection: asyncpg.Connection, replica_id: str, address: str) -> float:

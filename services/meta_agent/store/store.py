@@ -19,6 +19,7 @@ from services.meta_agent.store.migrate import migrate
 from services.meta_agent.store.notify import Notifications
 from services.meta_agent.store.reader import READER
 from services.meta_agent.store.replicas import Replicas
+from services.meta_agent.store.retention import Retention
 from services.meta_agent.store.usage import UsageBook
 
 
@@ -61,6 +62,7 @@ class Store:
         clock: Database time.
         fleet: Counters summed over the fleet.
         usage: Sums of the ledger.
+        retention: Deletes what is old.
     """
 
     replica_id: str
@@ -75,6 +77,7 @@ class Store:
     clock: Clock
     fleet: FleetMetrics
     usage: UsageBook
+    retention: Retention
 
 
 @contextlib.asynccontextmanager
@@ -95,7 +98,7 @@ async def open_store(
     Args:
         url: The database.
         replica_id: `ids.new_replica_id()`: new for each run of the process.
-        address: Where this replica's gRPC server listens, host:port.
+        address: Where other replicas reach this one's gRPC server, host:port.
         on_lost: Called in the event loop when the lease could not be renewed for two
             seconds: cancel all streams.
         on_renewed: Called when it is held again.
@@ -141,4 +144,5 @@ async def open_store(
             clock=clock,
             fleet=FleetMetrics(database, replica_id),
             usage=UsageBook(database),
+            retention=Retention(database, notifications),
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +21,8 @@ from hma.v1 import attempt_pb2, common_pb2, job_pb2, meta_agent_pb2, meta_agent_
 from services.meta_agent.__main__ import rules_of, services_of
 from services.meta_agent.driving.progress import ProgressBoard
 from services.meta_agent.edge.limits import Limits
+from services.meta_agent.edge.reader import JobReader
+from services.meta_agent.edge.relay import Relays
 from services.meta_agent.edge.status import Peer, StatusBoard
 from services.meta_agent.edge.watch import Watches
 from services.meta_agent.job.times import timestamp
@@ -48,7 +51,10 @@ class Edge:
     store: Store
     board: ProgressBoard
     watches: Watches
+    relays: Relays
+    reader: JobReader
     models: ScriptedModels
+    registry: CollectorRegistry
     port: int
     channel: grpc.aio.Channel
     api: meta_agent_pb2_grpc.MetaAgentServiceAsyncStub
@@ -62,6 +68,11 @@ class Edge:
         spec = job_pb2.JobSpec(task_description=text, total_budget_tokens=2000)
         spec.documents.add(name="a.md", text="# A\n\nThe port is 8080.\n")
         return spec
+
+    def running(self, method: str) -> int:
+        """RPCs of a method that run here now."""
+        name = "hma_rpcs_running"
+        return int(self.registry.get_sample_value(name, {"method": method}) or 0)
 
     async def create(self, text: str = "Which port is it?", **fields: Any) -> str:
         """Has a job accepted; returns its id."""
@@ -145,24 +156,48 @@ def routes() -> Routes:
     return Routes({"fast": fast}, "fast")
 
 
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 @contextlib.asynccontextmanager
 async def running_edge(
-    url: str, *, limits: Limits | None = None, peers: tuple[Peer, ...] = (), address: str = ""
+    url: str, *, limits: Limits | None = None, peers: tuple[Peer, ...] = ()
 ) -> AsyncIterator[Edge]:
     """Serves over `url` on a free port."""
     settings = MetaAgentSettings(
-        server=MetaAgentServerSettings(port=0, metrics_port=0),
+        # Other replicas are told the port before it is bound.
+        server=MetaAgentServerSettings(port=_free_port(), metrics_port=0),
         limits=limits or Limits(),
         public_url="http://hma.test/",
     )
-    models = ScriptedModels()
-    async with open_store(url, replica_id=new_replica_id("test"), address="127.0.0.1:1") as store:
+    models, registry = ScriptedModels(), CollectorRegistry()
+    async with contextlib.AsyncExitStack() as stack:
+        store = await stack.enter_async_context(
+            open_store(
+                url, replica_id=new_replica_id("test"), address=settings.advertised_address()
+            )
+        )
         board = ProgressBoard()
-        watches = Watches(store.log, store.jobs, store.notifications, board)
+        relays = await stack.enter_async_context(
+            Relays(store.replica_id, store.replicas.driver_of, store.notifications, board)
+        )
+        watches = Watches(
+            store.log,
+            store.jobs,
+            store.notifications,
+            board,
+            relays,
+            most=settings.limits.max_watches,
+        )
+        reader = JobReader(store.log)
+        store.notifications.on_deleted(reader.forget)
         status = StatusBoard(store, peers, routes(), models)
         rules = rules_of(settings, routes())
-        services = services_of(settings, store, watches, status, rules)
-        server, health, port = bind(settings.server, services, CollectorRegistry())
+        services = services_of(settings, store, watches, status, rules, reader=reader, board=board)
+        server, health, port = bind(settings.server, services, registry)
         await server.start()
         await health.say(True)
         try:
@@ -171,7 +206,10 @@ async def running_edge(
                     store=store,
                     board=board,
                     watches=watches,
+                    relays=relays,
+                    reader=reader,
                     models=models,
+                    registry=registry,
                     port=port,
                     channel=channel,
                     api=meta_agent_pb2_grpc.MetaAgentServiceStub(channel),

@@ -139,9 +139,9 @@ async def test_commands_are_noted_once_per_request_id(edge: Edge) -> None:
             Interrupt(job_id=job_id, request_id="i", reason="enough"), timeout=10
         )
         job = await edge.api.GrantBudget(
-            Grant(job_id=job_id, request_id="i", tokens=500), timeout=10
+            Grant(job_id=job_id, request_id="g", tokens=500), timeout=10
         )
-    await edge.api.CancelJob(Cancel(job_id=job_id, request_id="i", reason="no"), timeout=10)
+    await edge.api.CancelJob(Cancel(job_id=job_id, request_id="c", reason="no"), timeout=10)
     kinds = [e.WhichOneof("payload") for e in await events_of(edge, job_id)]
     assert kinds == ["job_created", "interrupt_requested", "budget_granted", "cancel_requested"]
     assert job.budget.max_tokens == job.ledger.budget_tokens == 2500

@@ -15,6 +15,8 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from grpc_status import rpc_status
 
+from hma.errors import Overloaded
+from hma.rpc.errors import code_of, trailers_of
 from hma.v1 import (
     analyst_pb2,
     analyst_pb2_grpc,
@@ -42,6 +44,11 @@ class ScriptedMetaAgent(
 
     def CreateJob(self, request: Any, context: grpc.ServicerContext) -> Any:
         self.requests.append(request)
+        if request.request_id == "too-many":
+            # As the MetaAgent refuses what does not fit.
+            full = Overloaded("Full.", reason="QUEUE_FULL", retry_after=4.2)
+            context.set_trailing_metadata(trailers_of(full))
+            context.abort(code_of(full), full.message)
         return meta_agent_pb2.CreateJobResponse(
             job_id="job-1", state=job_pb2.JOB_STATE_QUEUED, watch_url="/v1/jobs/job-1:watch"
         )
@@ -101,6 +108,10 @@ class ScriptedMetaAgent(
     def ReadDocument(self, request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
         self.requests.append(request)
         yield meta_agent_pb2.ReadDocumentResponse(chunk=b"text")
+
+    def WatchProgress(self, request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+        self.requests.append(request)
+        yield meta_agent_pb2.WatchProgressResponse()
 
     def WatchJob(self, request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
         self.requests.append(request)

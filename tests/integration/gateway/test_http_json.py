@@ -107,6 +107,17 @@ def test_error_of_the_service_keeps_status_message_and_details(gateway: Gateway)
     }
 
 
+def test_a_refusal_for_want_of_room_is_429_and_says_when_to_come_back(gateway: Gateway) -> None:
+    reply = gateway.http("POST", "/v1/jobs?request_id=too-many", JOB)
+
+    assert reply.status == 429
+    assert reply.headers["retry-after"] == "5"
+    assert {detail["@type"].rpartition(".")[2] for detail in reply.json()["details"]} == {
+        "ErrorInfo",
+        "RetryInfo",
+    }
+
+
 @pytest.mark.parametrize(
     ("method", "path", "body", "status", "code", "words"),
     [

@@ -40,8 +40,8 @@ from services.meta_agent.driving.streams import Services
 from services.meta_agent.job.apply import fold_events
 from services.meta_agent.job.state import JobFold
 from services.meta_agent.job.times import timestamp
+from services.meta_agent.store.creation import NewJob
 from services.meta_agent.store.ids import new_job_id, new_replica_id
-from services.meta_agent.store.jobs import NewJob
 from services.meta_agent.store.store import Store, open_store
 from tests.unit.meta_agent.simulation import make_rules
 

@@ -115,6 +115,10 @@ class ScriptedInternal(meta_agent_pb2_grpc.InternalServiceServicer):
         self.reports.append(request)
         return meta_agent_pb2.ReportAttemptResponse(recorded=True)
 
+    async def WatchProgress(self, request: Any, context: Any) -> Any:
+        raise NotImplementedError
+        yield
+
     async def ReadDocument(self, request: Any, context: Any) -> Any:
         self.reads += 1
         await self.hold.wait()

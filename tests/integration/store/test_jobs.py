@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 from datetime import UTC, datetime, timedelta
 
+import asyncpg
 import pytest
 
 from hma.errors import AlreadyExists, InvalidRequest, NotFound, PreconditionFailed
 from hma.v1 import job_pb2, task_pb2
 from services.meta_agent.store.append import Append, JobSummary
+from services.meta_agent.store.creation import MAX_TITLE_CHARS
 from services.meta_agent.store.documents import PART_BYTES
-from services.meta_agent.store.jobs import MAX_TITLE_CHARS
+from services.meta_agent.store.purge import purge
 from services.meta_agent.store.store import Store
+from services.meta_agent.store.tombstones import bury
 from tests.integration.store.conftest import OpenStore
 from tests.integration.store.making import (
     add_claimed_job,
@@ -22,6 +25,7 @@ from tests.integration.store.making import (
     fact,
     new_job,
     seal,
+    until,
 )
 
 
@@ -31,9 +35,8 @@ def document(document_id: str, content: bytes) -> tuple[task_pb2.DocumentRef, by
 
 async def test_a_created_job_is_there_with_log_and_row(store: Store) -> None:
     job = new_job(request_id="r1", title="x" * 1000 + "\0")
-    row, made = await store.jobs.create(job, created(job))
-    assert made
-    assert row == await store.jobs.get(job.job_id, tenant="acme")
+    assert (await store.jobs.create(job, created(job))).made
+    row = await store.jobs.get(job.job_id, tenant="acme")
     assert (row.version, row.epoch, row.driver, row.sealed) == (1, 0, None, False)
     assert (row.create_time, row.deadline) == (job.create_time, job.deadline)
     assert row.title == "x" * MAX_TITLE_CHARS
@@ -49,11 +52,11 @@ async def test_the_same_request_id_makes_one_job(open_replica: OpenStore) -> Non
             for job, store in zip(jobs, [here, there] * 5, strict=True)
         )
     )
-    assert len({row.job_id for row, _ in results}) == 1
-    assert [made for _, made in results].count(True) == 1
+    assert len({result.job_id for result in results}) == 1
+    assert [result.made for result in results].count(True) == 1
     assert len((await here.jobs.page("acme")).jobs) == 1
     orphans = await here.database.fetch("SELECT DISTINCT job_id FROM job_document")
-    assert [row["job_id"] for row in orphans] == [results[0][0].job_id]
+    assert [row["job_id"] for row in orphans] == [results[0].job_id]
 
 
 async def test_a_request_id_reused_for_another_request_is_refused(store: Store) -> None:
@@ -155,16 +158,61 @@ async def test_deleting_leaves_nothing(store: Store) -> None:
     neighbour = await add_job(store, documents=[document("d1", b"stays")])
     assert await _tables_with(store, planted, job.job_id) == {"job", "job_event", "job_document"}
 
-    await store.jobs.delete(job.job_id)
-    assert await _tables_with(store, planted, job.job_id) == set()
+    await store.jobs.delete(job.job_id, request_id=f"d-{planted}")
+    assert await _tables_with(store, planted, planted) == set()
+    assert await _tables_with(store, job.job_id, job.job_id) == {"deleted_job"}
     with pytest.raises(NotFound):
         await store.jobs.delete(job.job_id)
     with pytest.raises(NotFound):
         _ = [part async for part in store.documents.read(job.job_id, "d1")]
     assert [part async for part in store.documents.read(neighbour, "d1")] == [b"stays"]
-    # The request_id is free again.
-    again = new_job(request_id=f"r-{planted}", fingerprint=b"other")
-    assert (await store.jobs.create(again, created(again)))[1]
+    # A late retry makes no second job; another request with that id is refused.
+    again = new_job(request_id=f"r-{planted}")
+    found = await store.jobs.create(again, created(again))
+    assert (found.job_id, found.made) == (job.job_id, False)
+    assert found.state == job_pb2.JOB_STATE_FAILED
+    other = new_job(request_id=f"r-{planted}", fingerprint=b"other")
+    with pytest.raises(AlreadyExists):
+        await store.jobs.create(other, created(other))
+    assert {row.job_id for row in (await store.jobs.page("acme")).jobs} == {neighbour}
+
+
+async def test_a_retry_that_meets_the_deletion_makes_no_second_job(store: Store) -> None:
+    job = new_job(request_id="r1")
+    await store.jobs.create(job, created(job))
+    [claimed] = await store.claims.claim(store.replica_id, driving=())
+    await seal(store, job.job_id, claimed.epoch)
+    again = new_job(request_id="r1")
+    connection = await asyncpg.connect(store.database.url)
+    try:
+        # The deletion is not committed yet: the retry waits for it.
+        async with connection.transaction():
+            row = await connection.fetchrow("SELECT * FROM job WHERE id = $1", job.job_id)
+            assert row is not None
+            await bury(connection, row, "")
+            await purge(connection, [job.job_id], timeout=5)
+            retried = asyncio.create_task(store.jobs.create(again, created(again)))
+            await until(lambda: _waits_for_a_lock(connection))
+    finally:
+        await connection.close()
+    found = await retried
+    assert (found.job_id, found.made) == (job.job_id, False)
+    assert await store.database.fetch("SELECT FROM job") == []
+
+
+async def _waits_for_a_lock(connection: asyncpg.Connection) -> bool:
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+    return bool(await connection.fetchval(waiting))
+
+
+async def test_only_the_request_that_deleted_a_job_may_delete_it_again(store: Store) -> None:
+    job_id, epoch = await add_claimed_job(store)
+    await seal(store, job_id, epoch)
+    await store.jobs.delete(job_id, tenant="acme", request_id="d1")
+    await store.jobs.delete(job_id, tenant="acme", request_id="d1")
+    for tenant, request_id in (("acme", "d2"), ("acme", ""), ("beta", "d1")):
+        with pytest.raises(NotFound):
+            await store.jobs.delete(job_id, tenant=tenant, request_id=request_id)
 
 
 async def test_a_job_that_has_not_ended_is_not_deleted(store: Store) -> None:

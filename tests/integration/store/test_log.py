@@ -394,3 +394,22 @@ async def _commits(store: Store) -> int:
     row = await store.database.fetchrow("SELECT pg_current_xact_id()::text::bigint AS x")
     assert row is not None
     return int(row["x"])
+
+
+async def test_a_lot_holds_so_many_events_and_bytes_and_says_whether_there_is_more(
+    store: Store,
+) -> None:
+    job_id = await add_job(store)
+    for size in (10, 3000, 3000, 10):
+        await store.log.append_fact(job_id, fact(job_id, reason="x" * size))
+
+    async def lot(after: int, limit: int, max_bytes: int) -> tuple[list[int], bool]:
+        events, more = await store.log.read_lot(job_id, after, limit, max_bytes)
+        return [event.sequence for event in events], more
+
+    assert await lot(0, 10, 1 << 20) == ([1, 2, 3, 4, 5], False)
+    assert await lot(0, 5, 1 << 20) == ([1, 2, 3, 4, 5], True)
+    assert await lot(0, 10, 3000) == ([1, 2, 3], True)
+    assert await lot(2, 10, 1) == ([3], True)  # one that is too large comes alone
+    assert await lot(4, 10, 1) == ([5], False)
+    assert await lot(5, 10, 1) == ([], False)

@@ -121,8 +121,8 @@ async def test_a_creation_whose_reply_is_lost_makes_one_job(
     await add_job(store, new_job(tenant="other"))
     job = new_job(request_id=request_id)
     proxy.cut(moment, "hma-meta-agent")
-    row, _ = await store.jobs.create(job, created(job))
-    assert row.job_id == job.job_id
+    made = await store.jobs.create(job, created(job))
+    assert made.job_id == job.job_id
     assert proxy.cuts_made == 1
     assert len((await store.jobs.page("acme")).jobs) == 1
     assert len(await store.log.read(job.job_id)) == 1
@@ -141,8 +141,8 @@ async def test_a_creation_that_breaks_at_any_step_is_whole_and_made_once(
     job = new_job(request_id="request-1")
     documents = [(task_pb2.DocumentRef(document_id="d1", name="a.md"), b"text")]
     proxy.cut(moment, "hma-meta-agent", skip=step)
-    row, _ = await store.jobs.create(job, created(job), documents)
-    assert row.job_id == job.job_id
+    made = await store.jobs.create(job, created(job), documents)
+    assert made.job_id == job.job_id
     assert [e.sequence for e in await store.log.read(job.job_id)] == [1]
     assert b"".join([p async for p in store.documents.read(job.job_id, "d1")]) == b"text"
     assert len((await store.jobs.page("acme")).jobs) == 1

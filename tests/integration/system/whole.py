@@ -37,6 +37,8 @@ from services.meta_agent.driving.history_watch import HistoryWatch
 from services.meta_agent.driving.progress import ProgressBoard
 from services.meta_agent.driving.route_watch import RouteWatch
 from services.meta_agent.driving.streams import Services
+from services.meta_agent.edge.reader import JobReader
+from services.meta_agent.edge.relay import Relays
 from services.meta_agent.edge.status import Peer, StatusBoard
 from services.meta_agent.edge.watch import Watches
 from services.meta_agent.job.state import JobFold
@@ -120,18 +122,22 @@ async def open_whole(
         )
         rules = replace(rules_of(settings, routes), **(rule_changes or {}))
         replica = new_replica_id("whole")
-        store = await stack.enter_async_context(
-            open_store(url, replica_id=replica, address="127.0.0.1:1")
-        )
-        model = await stack.enter_async_context(OpenAICompatible(settings.llm))
         interceptor = RpcInterceptor(AccessMetrics(CollectorRegistry()))
         server = grpc.aio.server(interceptors=[interceptor])
         port = server.add_insecure_port("127.0.0.1:0")
+        store = await stack.enter_async_context(
+            open_store(url, replica_id=replica, address=f"127.0.0.1:{port}")
+        )
+        model = await stack.enter_async_context(OpenAICompatible(settings.llm))
         channel = await stack.enter_async_context(open_channel(f"127.0.0.1:{port}"))
         reporter = await stack.enter_async_context(Reporter(channel))
         slots = [await stack.enter_async_context(Slots(places, grace=2)) for _ in range(3)]
         board = ProgressBoard()
-        watches = Watches(store.log, store.jobs, store.notifications, board)
+        relays = await stack.enter_async_context(
+            Relays(store.replica_id, store.replicas.driver_of, store.notifications, board)
+        )
+        watches = Watches(store.log, store.jobs, store.notifications, board, relays)
+        job_reader = JobReader(store.log)
         watch = RouteWatch(model, routes, gate_rules_of(settings, replica), while_down=0.05)
         peers = [
             Peer(name=n, service=n, method=m, address="", channel=channel)
@@ -145,7 +151,9 @@ async def open_whole(
             ready_tasks=lambda: drivers.ready_tasks,
             route_states=lambda: watch.learned,
         )
-        for service in services_of(settings, store, watches, status, rules):
+        for service in services_of(
+            settings, store, watches, status, rules, reader=job_reader, board=board
+        ):
             service.register(server)
         analyst = AnalystServicer(model, routes, slots[0], reporter)
         library = Library(DocumentReader(channel, 0), 1 << 20)

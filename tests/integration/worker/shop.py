@@ -64,6 +64,10 @@ class Documents(meta_agent_pb2_grpc.InternalServiceServicer):
         self.hold.set()
         self.reports: list[meta_agent_pb2.ReportAttemptRequest] = []
 
+    async def WatchProgress(self, request: Any, context: Any) -> Any:
+        raise NotImplementedError
+        yield
+
     async def ReadDocument(self, request: Any, context: Any) -> Any:
         self.reads += 1
         await self.hold.wait()

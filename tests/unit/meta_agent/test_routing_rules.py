@@ -9,12 +9,12 @@ from hma.v1 import common_pb2, job_pb2, task_pb2
 from services.meta_agent.deciding.estimate import estimate_task
 from services.meta_agent.deciding.history import History, task_key
 from services.meta_agent.deciding.observed import RouteState
-from services.meta_agent.deciding.routing import SICK_AFTER, choose_route
+from services.meta_agent.deciding.routing import choose_route
 from services.meta_agent.deciding.rules import Rules
 from services.meta_agent.job.state import JobFold
 from tests.unit.meta_agent.histories import ANSWER, MEDIUM, measured
 from tests.unit.meta_agent.simulation import make_created, make_rules
-from tests.unit.meta_agent.test_deciding import Desk, make_desk, make_plan
+from tests.unit.meta_agent.test_deciding import Desk
 
 HIGH = common_pb2.COMPLEXITY_HIGH
 AWAY = RouteState(ready=False)
@@ -103,14 +103,3 @@ def test_route_that_is_away_or_has_failed_the_task_is_replaced_and_says_why() ->
 
 def test_model_that_cannot_think_is_never_asked_to() -> None:
     assert chosen(task(HIGH), make_rules("smollm2"))[0] == "fast"
-
-
-def test_route_that_fails_several_times_in_a_row_is_left_by_other_tasks() -> None:
-    plan = make_plan(a=[], b=[], c=[], late=["a"])
-    desk = make_desk(plan, make_rules("standard"), max_attempts=1)
-    desk.step()
-    assert {a.route for a in desk.fold.open_attempts()} == {"fast"}
-    transient = common_pb2.FAILURE_CLASS_TRANSIENT
-    for number, name in enumerate(("b", "c", "a"), start=1):
-        desk.step(desk.ends(name, ok=False, failure_class=transient))
-        assert number < SICK_AFTER or desk.attempt("late").route == "reasoning"

@@ -1,0 +1,1 @@
+"""What a replica tidies up beside its work: jobs that expire, state that nobody uses."""
