@@ -43,7 +43,7 @@ from services.meta_agent.recording.benchmark_log import BenchmarkLog
 from services.meta_agent.recording.fleet_metrics import FleetCounters, FleetPage
 from services.meta_agent.recording.recorder import Recorder
 from services.meta_agent.settings import MetaAgentSettings
-from services.meta_agent.starting import wait_for_database
+from services.meta_agent.starting import open_on_database
 from services.meta_agent.store.ids import new_replica_id
 from services.meta_agent.store.store import Store, StoreOptions, open_store
 from services.meta_agent.upkeep.expiry import Expiry
@@ -57,7 +57,6 @@ async def main(settings: MetaAgentSettings) -> None:
     settings.check()
     routes = load_routes(settings.llm, os.environ)
     url = settings.database_url.reveal()
-    await wait_for_database(url, settings.database_wait)
     replica_id = new_replica_id(settings.replica_name or socket.gethostname())
     driven: list[Drivers] = []  # the drivers need the store that reports to them
 
@@ -66,15 +65,15 @@ async def main(settings: MetaAgentSettings) -> None:
             each.lease_lost()
 
     async with contextlib.AsyncExitStack() as stack:
-        store = await stack.enter_async_context(
-            open_store(
-                url,
-                replica_id=replica_id,
-                address=settings.advertised_address(),
-                on_lost=lease_lost,
-                options=StoreOptions(pool_size=settings.database_connections),
-            )
+        open_ = partial(
+            open_store,
+            url,
+            replica_id=replica_id,
+            address=settings.advertised_address(),
+            on_lost=lease_lost,
+            options=StoreOptions(pool_size=settings.database_connections),
         )
+        store = await open_on_database(url, settings.database_wait, open_, stack)
         peers = [
             await stack.enter_async_context(_peer(settings, name, method, address))
             for name, method, address in (
