@@ -188,6 +188,7 @@ async def test_a_full_model_server_slows_work_down_and_fails_none_of_it(postgres
         profile="smollm2",
         places=40,
         in_flight=40,
+        max_waiting=1,
         slots=2,
         max_queued=2,
     ) as whole:

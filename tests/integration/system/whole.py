@@ -95,6 +95,7 @@ async def open_whole(
     profile: str = "standard",
     places: int = 20,
     in_flight: int = 64,
+    max_waiting: int = 0,
     llm_settings: Mapping[str, Any] | None = None,
     rule_changes: Mapping[str, Any] | None = None,
     observers: Sequence[Observer] = (),
@@ -108,6 +109,7 @@ async def open_whole(
         profile: What its model can do.
         places: Attempts that each service takes at once.
         in_flight: Worker attempts that the MetaAgent has open at once.
+        max_waiting: Requests in the model server's queue that slow work down; 0: not looked at.
         llm_settings: Fields of `LlmSettings` that differ.
         rule_changes: Fields of `Rules` that differ.
         observers: Told of every event, after the recorder.
@@ -118,7 +120,10 @@ async def open_whole(
         differing = {"profile": profile, **(llm_settings or {})}
         routes = llm.routes(**differing)
         settings = MetaAgentSettings(
-            database_url=Secret(url), llm=LlmSettings(base_url=llm.base_url, **differing)
+            database_url=Secret(url),
+            llm=LlmSettings(base_url=llm.base_url, **differing),
+            max_tasks_in_flight=in_flight,
+            max_waiting_requests=max_waiting,
         )
         rules = replace(rules_of(settings, routes), **(rule_changes or {}))
         replica = new_replica_id("whole")
