@@ -24,6 +24,14 @@ from hma.llm.probing.questions import Question, load_questions
 
 Style = Literal["json", "plain"]
 
+_OF_A_STYLE = (
+    "max_batch",
+    "answer_tokens",
+    "prompt_tokens",
+    "examples",
+    "accuracy",
+    "calibration",
+)
 _BATCHES = (2, 4, 8)
 _TO_CHOOSE_A_STYLE = 8
 _IN_BATCHES = 16
@@ -41,13 +49,20 @@ _ROUNDING = 8
 async def probe_answers(caller: Caller, notes: Notebook) -> None:
     """How well it answers; takes what is left of the budget."""
     questions = load_questions()
-    style, answers, failure = await _choose_style(caller, notes, questions[:_TO_CHOOSE_A_STYLE])
-    if failure is None:
-        more, failure = await ask_all(caller, questions[len(answers) : _IN_BATCHES], style)
-        answers += more
+    chosen = await _choose_style(caller, notes, questions[:_TO_CHOOSE_A_STYLE])
+    if chosen is None:
+        # Sizes, batches and signals are those of a style; of the wrong one they mislead.
+        for name in _OF_A_STYLE:
+            notes.note(Finding.missed(name, "it is not known how the model answers best"))
+        return
+    style, answers = chosen
+    more, failure = await ask_all(caller, questions[_TO_CHOOSE_A_STYLE:_IN_BATCHES], style)
+    answers += more
     batched = await _max_batch(caller, notes, answers, style, failure)
-    if failure is None or not is_out_of_budget(failure):
-        more, failure = await ask_all(caller, questions[len(answers) :], style)
+    if not is_out_of_budget(failure):
+        answered = {answer.question for answer in answers}
+        left = [question for question in questions if question not in answered]
+        more, _ = await ask_all(caller, left, style)
         answers += more
     _note_sizes(caller, notes, answers, style)
     _note_accuracy(notes, answers)
@@ -59,26 +74,31 @@ async def probe_answers(caller: Caller, notes: Notebook) -> None:
 
 async def _choose_style(
     caller: Caller, notes: Notebook, questions: Sequence[Question]
-) -> tuple[Style, list[Answer], CallFailed | None]:
-    """Asks in plain text and in JSON, if that can be had, and keeps the better way."""
+) -> tuple[Style, list[Answer]] | None:
+    """Asks in plain text and in JSON, if that can be had, and keeps the better way.
+
+    Returns:
+        The style and its answers; None when it could not be told.
+    """
     can = {f.feature: f.value for f in notes.features}.get("constrains_json")
+    if can is None:
+        notes.note(Finding.missed("answer_style", "it is not known whether JSON can be had"))
+        return None
     plain, failure = await ask_all(caller, questions, "plain")
-    if not can:
+    if failure is None and not can:
         why = "the server does not constrain JSON"
-        if can is None:
-            notes.note(Finding.missed("answer_style", "it is not known whether JSON can be had"))
-        else:
-            notes.note(Finding.measured("answer_style", "plain", why))
-        return "plain", plain, failure
+        notes.note(Finding.measured("answer_style", "plain", why))
+        return "plain", plain
+    in_json: list[Answer] = []
     if failure is None:
         in_json, failure = await ask_all(caller, questions, "json")
-        if failure is None:
-            better: Style = "json" if share_right(in_json) >= share_right(plain) else "plain"
-            note = f"right: {_share(in_json)} in JSON, {_share(plain)} in plain text"
-            notes.note(Finding.measured("answer_style", better, note))
-            return better, in_json if better == "json" else plain, None
-    notes.note(Finding.missed("answer_style", failure.message))
-    return "plain", plain, failure
+    if failure is not None:
+        notes.note(Finding.missed("answer_style", failure.message))
+        return None
+    better: Style = "json" if share_right(in_json) >= share_right(plain) else "plain"
+    note = f"right: {_share(in_json)} in JSON, {_share(plain)} in plain text"
+    notes.note(Finding.measured("answer_style", better, note))
+    return better, in_json if better == "json" else plain
 
 
 async def _max_batch(
@@ -119,10 +139,6 @@ async def _max_batch(
 
 def _note_sizes(caller: Caller, notes: Notebook, answers: Sequence[Answer], style: Style) -> None:
     """Typical sizes of prompts and answers."""
-    if not answers:
-        for name in ("prompt_tokens", "answer_tokens"):
-            notes.note(Finding.missed(name, "no question was answered"))
-        return
     longest = max(answer.completion_tokens for answer in answers)
     # It is what a Worker's calls ask for: a cut answer is lost, unused tokens come back.
     rounded = math.ceil(longest * _MARGIN / _ROUNDING) * _ROUNDING
@@ -139,9 +155,6 @@ def _note_sizes(caller: Caller, notes: Notebook, answers: Sequence[Answer], styl
 
 
 def _note_accuracy(notes: Notebook, answers: Sequence[Answer]) -> None:
-    if not answers:
-        notes.note(Finding.missed("accuracy", "no question was answered"))
-        return
     told = [answer for answer in answers if answer.question.answers]
     untold = [answer for answer in answers if not answer.question.answers]
     note = f"{_share(told)} where the passage says it, {_share(untold)} where it does not"
