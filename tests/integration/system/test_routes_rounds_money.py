@@ -129,12 +129,12 @@ async def test_second_round_answers_what_the_first_could_not(
 
 
 async def test_money_buys_some_answers_and_is_never_exceeded(postgres_url: str) -> None:
-    most = 0.0005
+    most = 0.001
     async with open_whole(
         postgres_url, lambda _: say(" 1764\n"), profile="smollm2", llm_settings=PRICES
     ) as whole:
         job = await whole.client.run(
-            questions(20), documents=[MILLS], budget=50_000, max_cost=most, deadline=60
+            questions(60), documents=[MILLS], budget=50_000, max_cost=most, deadline=60
         )
         agrees_exactly(job, whole)
         calls = calls_of(job, whole)
@@ -147,7 +147,7 @@ async def test_money_buys_some_answers_and_is_never_exceeded(postgres_url: str) 
     assert job.ledger.cost == pytest.approx(cost / 1e6, rel=1e-9)
     # How much of it is used depends on how many calls run at once, each held at its most.
     assert 0.25 * most < cost / 1e6 <= most
-    assert len(calls) > 0
+    assert 0 < len(calls) < 60
     assert job.state == job_pb2.JOB_STATE_PARTIAL
 
 
