@@ -365,7 +365,9 @@ class _InterruptCauseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Interr
     INTERRUPT_CAUSE_FAILURE: _InterruptCause.ValueType  # 7
     """The job fails fast, and another task has failed."""
     INTERRUPT_CAUSE_BUDGET: _InterruptCause.ValueType  # 8
-    """The budget is gone."""
+    """The budget is gone. Never the end of a running call, which is paid for: the next
+    one is denied (CallGranted), and the attempt ends with what it has.
+    """
 
 class InterruptCause(_InterruptCause, metaclass=_InterruptCauseEnumTypeWrapper):
     """What led to the end of an attempt."""
@@ -387,7 +389,9 @@ INTERRUPT_CAUSE_OBSOLETE: InterruptCause.ValueType  # 6
 INTERRUPT_CAUSE_FAILURE: InterruptCause.ValueType  # 7
 """The job fails fast, and another task has failed."""
 INTERRUPT_CAUSE_BUDGET: InterruptCause.ValueType  # 8
-"""The budget is gone."""
+"""The budget is gone. Never the end of a running call, which is paid for: the next
+one is denied (CallGranted), and the attempt ends with what it has.
+"""
 Global___InterruptCause: _TypeAlias = InterruptCause  # noqa: Y015
 
 @_typing.final
