@@ -1,6 +1,6 @@
 """What a hard budget costs and buys: overshoot, latency of grants, re-use of refunds.
 
-python -m bench.budget            # about a minute
+python -m bench.budget            # two minutes
 python -m bench.budget --quick    # a few seconds, rough figures
 
 All services, loopback gRPC, PostgreSQL with fsync, a scripted model server, in one process;

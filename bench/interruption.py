@@ -1,6 +1,6 @@
 """How fast work stops when it is told to, and whether answers are there in time.
 
-python -m bench.interruption            # about a minute
+python -m bench.interruption            # two minutes
 python -m bench.interruption --quick    # a few seconds, rough figures
 
 All services, loopback gRPC, PostgreSQL with fsync, a scripted model server; one process, so
