@@ -90,7 +90,7 @@ def release_surplus(turn: Turn, key: AttemptKey, calls_left: int) -> None:
     purse = purse_of(fold, turn.rules)
     surplus = purse.committed.get(task.uid, 0) - calls_left * estimate.call_tokens
     if surplus > 0:
-        words = f"nearly done: {calls_left} more calls to come"
+        words = f"nearly done: {calls_left} more call{'s' if calls_left > 1 else ''} to come"
         turn.emit(
             tokens_moved=job_pb2.TokensMoved(
                 from_task_uid=task.uid,
