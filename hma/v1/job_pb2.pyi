@@ -1131,6 +1131,8 @@ class JobEvent(_message.Message):
     TOKENS_MOVED_FIELD_NUMBER: _builtins.int
     PLAN_TRIMMED_FIELD_NUMBER: _builtins.int
     ROUND_JUDGED_FIELD_NUMBER: _builtins.int
+    QUOTA_DRAWN_FIELD_NUMBER: _builtins.int
+    CALL_DEFERRED_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     """The job."""
     sequence: _builtins.int
@@ -1231,6 +1233,14 @@ class JobEvent(_message.Message):
     def round_judged(self) -> Global___RoundJudged:
         """The answer was judged: halt, or another round."""
 
+    @_builtins.property
+    def quota_drawn(self) -> Global___QuotaDrawn:
+        """The job took tokens out of its tenant's quota."""
+
+    @_builtins.property
+    def call_deferred(self) -> Global___CallDeferred:
+        """A call waits until the tenant's quota has room for it."""
+
     def __init__(
         self,
         *,
@@ -1261,12 +1271,14 @@ class JobEvent(_message.Message):
         tokens_moved: Global___TokensMoved | None = ...,
         plan_trimmed: Global___PlanTrimmed | None = ...,
         round_judged: Global___RoundJudged | None = ...,
+        quota_drawn: Global___QuotaDrawn | None = ...,
+        call_deferred: Global___CallDeferred | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt_finished", b"attempt_finished", "attempt_lost", b"attempt_lost", "attempt_reported", b"attempt_reported", "attempt_started", b"attempt_started", "attempt_stopped", b"attempt_stopped", "brief_written", b"brief_written", "budget_granted", b"budget_granted", "call_granted", b"call_granted", "call_settled", b"call_settled", "cancel_requested", b"cancel_requested", "interrupt_requested", b"interrupt_requested", "job_claimed", b"job_claimed", "job_created", b"job_created", "job_finished", b"job_finished", "payload", b"payload", "plan_closed", b"plan_closed", "plan_trimmed", b"plan_trimmed", "round_judged", b"round_judged", "shape_decided", b"shape_decided", "state_changed", b"state_changed", "task_admitted", b"task_admitted", "task_settled", b"task_settled", "time", b"time", "tokens_moved", b"tokens_moved"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt_finished", b"attempt_finished", "attempt_lost", b"attempt_lost", "attempt_reported", b"attempt_reported", "attempt_started", b"attempt_started", "attempt_stopped", b"attempt_stopped", "brief_written", b"brief_written", "budget_granted", b"budget_granted", "call_deferred", b"call_deferred", "call_granted", b"call_granted", "call_settled", b"call_settled", "cancel_requested", b"cancel_requested", "interrupt_requested", b"interrupt_requested", "job_claimed", b"job_claimed", "job_created", b"job_created", "job_finished", b"job_finished", "payload", b"payload", "plan_closed", b"plan_closed", "plan_trimmed", b"plan_trimmed", "quota_drawn", b"quota_drawn", "round_judged", b"round_judged", "shape_decided", b"shape_decided", "state_changed", b"state_changed", "task_admitted", b"task_admitted", "task_settled", b"task_settled", "time", b"time", "tokens_moved", b"tokens_moved"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_finished", b"attempt_finished", "attempt_lost", b"attempt_lost", "attempt_reported", b"attempt_reported", "attempt_started", b"attempt_started", "attempt_stopped", b"attempt_stopped", "brief_written", b"brief_written", "budget_granted", b"budget_granted", "call_granted", b"call_granted", "call_settled", b"call_settled", "cancel_requested", b"cancel_requested", "epoch", b"epoch", "event_id", b"event_id", "interrupt_requested", b"interrupt_requested", "job_claimed", b"job_claimed", "job_created", b"job_created", "job_finished", b"job_finished", "job_id", b"job_id", "payload", b"payload", "plan_closed", b"plan_closed", "plan_trimmed", b"plan_trimmed", "round_judged", b"round_judged", "sequence", b"sequence", "shape_decided", b"shape_decided", "state_changed", b"state_changed", "task_admitted", b"task_admitted", "task_settled", b"task_settled", "time", b"time", "tokens_moved", b"tokens_moved"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_finished", b"attempt_finished", "attempt_lost", b"attempt_lost", "attempt_reported", b"attempt_reported", "attempt_started", b"attempt_started", "attempt_stopped", b"attempt_stopped", "brief_written", b"brief_written", "budget_granted", b"budget_granted", "call_deferred", b"call_deferred", "call_granted", b"call_granted", "call_settled", b"call_settled", "cancel_requested", b"cancel_requested", "epoch", b"epoch", "event_id", b"event_id", "interrupt_requested", b"interrupt_requested", "job_claimed", b"job_claimed", "job_created", b"job_created", "job_finished", b"job_finished", "job_id", b"job_id", "payload", b"payload", "plan_closed", b"plan_closed", "plan_trimmed", b"plan_trimmed", "quota_drawn", b"quota_drawn", "round_judged", b"round_judged", "sequence", b"sequence", "shape_decided", b"shape_decided", "state_changed", b"state_changed", "task_admitted", b"task_admitted", "task_settled", b"task_settled", "time", b"time", "tokens_moved", b"tokens_moved"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["job_created", "job_claimed", "state_changed", "shape_decided", "brief_written", "task_admitted", "plan_closed", "task_settled", "attempt_started", "call_granted", "call_settled", "attempt_finished", "attempt_lost", "attempt_stopped", "attempt_reported", "interrupt_requested", "cancel_requested", "budget_granted", "job_finished", "tokens_moved", "plan_trimmed", "round_judged"]  # noqa: Y015
+    _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["job_created", "job_claimed", "state_changed", "shape_decided", "brief_written", "task_admitted", "plan_closed", "task_settled", "attempt_started", "call_granted", "call_settled", "attempt_finished", "attempt_lost", "attempt_stopped", "attempt_reported", "interrupt_requested", "cancel_requested", "budget_granted", "job_finished", "tokens_moved", "plan_trimmed", "round_judged", "quota_drawn", "call_deferred"]  # noqa: Y015
     _WhichOneofArgType_payload: _TypeAlias = _typing.Literal["payload", b"payload"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_payload) -> _WhichOneofReturnType_payload | None: ...
 
@@ -1287,12 +1299,15 @@ class JobCreated(_message.Message):
     POLICY_FIELD_NUMBER: _builtins.int
     PLAN_FIELD_NUMBER: _builtins.int
     DEADLINE_TIME_FIELD_NUMBER: _builtins.int
+    DRAWS_QUOTA_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """Whose it is."""
     request_id: _builtins.str
     """The id the client gave the request; empty when it gave none."""
     task_description: _builtins.str
     """What was asked."""
+    draws_quota: _builtins.bool
+    """The tenant's windows limit tokens or money: the job may spend what it has drawn."""
     @_builtins.property
     def documents(self) -> _containers.RepeatedCompositeFieldContainer[_task_pb2.DocumentRef]:
         """The documents, without content."""
@@ -1329,14 +1344,93 @@ class JobCreated(_message.Message):
         policy: Global___JobPolicy | None = ...,
         plan: _task_pb2.Plan | None = ...,
         deadline_time: _timestamp_pb2.Timestamp | None = ...,
+        draws_quota: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "deadline_time", b"deadline_time", "plan", b"plan", "policy", b"policy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "deadline_time", b"deadline_time", "documents", b"documents", "items", b"items", "plan", b"plan", "policy", b"policy", "request_id", b"request_id", "task_description", b"task_description", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "deadline_time", b"deadline_time", "documents", b"documents", "draws_quota", b"draws_quota", "items", b"items", "plan", b"plan", "policy", b"policy", "request_id", b"request_id", "task_description", b"task_description", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___JobCreated: _TypeAlias = JobCreated  # noqa: Y015
+
+@_typing.final
+class QuotaDrawn(_message.Message):
+    """The job took tokens out of its tenant's quota: its calls may spend what it has drawn, and
+    nothing beyond. Written in the transaction that takes them.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKENS_FIELD_NUMBER: _builtins.int
+    TOTAL_TOKENS_FIELD_NUMBER: _builtins.int
+    COST_FIELD_NUMBER: _builtins.int
+    TOTAL_COST_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    RETRY_TIME_FIELD_NUMBER: _builtins.int
+    tokens: _builtins.int
+    """Tokens drawn now; 0 when there was room for none."""
+    total_tokens: _builtins.int
+    """All that the job has drawn so far, these included."""
+    cost: _builtins.float
+    """Money drawn now, in the currency of the routes' prices; 0 when it is not limited."""
+    total_cost: _builtins.float
+    """All money that the job has drawn so far, this included."""
+    limit: _builtins.str
+    """The limit that had no room for more, such as "tokens_per_minute"; empty when none."""
+    @_builtins.property
+    def retry_time(self) -> _timestamp_pb2.Timestamp:
+        """When there is room again, as far as known."""
+
+    def __init__(
+        self,
+        *,
+        tokens: _builtins.int = ...,
+        total_tokens: _builtins.int = ...,
+        cost: _builtins.float = ...,
+        total_cost: _builtins.float = ...,
+        limit: _builtins.str = ...,
+        retry_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["retry_time", b"retry_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "limit", b"limit", "retry_time", b"retry_time", "tokens", b"tokens", "total_cost", b"total_cost", "total_tokens", b"total_tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QuotaDrawn: _TypeAlias = QuotaDrawn  # noqa: Y015
+
+@_typing.final
+class CallDeferred(_message.Message):
+    """A call was announced for which the job has drawn too little. It is answered with
+    CallGranted once more is drawn, or when the attempt ends.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REF_FIELD_NUMBER: _builtins.int
+    INTENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def ref(self) -> _attempt_pb2.AttemptRef:
+        """The attempt."""
+
+    @_builtins.property
+    def intent(self) -> _attempt_pb2.CallIntent:
+        """What was asked for."""
+
+    def __init__(
+        self,
+        *,
+        ref: _attempt_pb2.AttemptRef | None = ...,
+        intent: _attempt_pb2.CallIntent | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["intent", b"intent", "ref", b"ref"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["intent", b"intent", "ref", b"ref"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CallDeferred: _TypeAlias = CallDeferred  # noqa: Y015
 
 @_typing.final
 class JobClaimed(_message.Message):

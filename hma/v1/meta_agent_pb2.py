@@ -26,13 +26,14 @@ from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from hma.v1 import admin_pb2 as hma_dot_v1_dot_admin__pb2
 from hma.v1 import attempt_pb2 as hma_dot_v1_dot_attempt__pb2
 from hma.v1 import common_pb2 as hma_dot_v1_dot_common__pb2
 from hma.v1 import explanation_pb2 as hma_dot_v1_dot_explanation__pb2
 from hma.v1 import job_pb2 as hma_dot_v1_dot_job__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17hma/v1/meta_agent.proto\x12\x06hma.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14hma/v1/attempt.proto\x1a\x13hma/v1/common.proto\x1a\x18hma/v1/explanation.proto\x1a\x10hma/v1/job.proto\"s\n\x10\x43reateJobRequest\x12\"\n\x03job\x18\x01 \x01(\x0b\x32\x0f.hma.v1.JobSpecB\x04\xe2\x41\x01\x02\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\'\n\x04wait\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"q\n\x11\x43reateJobResponse\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x1f\n\x05state\x18\x02 \x01(\x0e\x32\x10.hma.v1.JobState\x12\x11\n\twatch_url\x18\x03 \x01(\t\x12\x18\n\x03job\x18\x04 \x01(\x0b\x32\x0b.hma.v1.Job\"N\n\rGetJobRequest\x12\x14\n\x06job_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\'\n\x04wait\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"Z\n\x0fListJobsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12 \n\x06states\x18\x03 \x03(\x0e\x32\x10.hma.v1.JobState\"F\n\x10ListJobsResponse\x12\x19\n\x04jobs\x18\x01 \x03(\x0b\x32\x0b.hma.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"T\n\x0fWatchJobRequest\x12\x14\n\x06job_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x05\x12\x13\n\x0b\x65vents_only\x18\x03 \x01(\x08\"h\n\x10WatchJobResponse\x12!\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x10.hma.v1.JobEventH\x00\x12\'\n\x08progress\x18\x02 \x01(\x0b\x32\x13.hma.v1.JobProgressH\x00\x42\x08\n\x06update\"L\n\x10\x43\x61ncelJobRequest\x12\x14\n\x06job_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"O\n\x13InterruptJobRequest\x12\x14\n\x06job_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\\\n\x12GrantBudgetRequest\x12\x14\n\x06job_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0e\n\x06tokens\x18\x03 \x01(\x05\x12\x0c\n\x04\x63ost\x18\x04 \x01(\x01\")\n\x11\x45xplainJobRequest\x12\x14\n\x06job_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"\xb9\x01\n\x0fGetUsageRequest\x12!\n\x02\x62y\x18\x01 \x03(\x0e\x32\x15.hma.v1.UsageGrouping\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\"\xe7\x01\n\x08UsageRow\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\r\n\x05route\x18\x02 \x01(\t\x12\x0b\n\x03\x64\x61y\x18\x03 \x01(\t\x12\x0c\n\x04jobs\x18\x04 \x01(\x03\x12\r\n\x05\x63\x61lls\x18\x05 \x01(\x03\x12\x15\n\rprompt_tokens\x18\x06 \x01(\x03\x12\x1c\n\x14\x63\x61\x63hed_prompt_tokens\x18\x07 \x01(\x03\x12\x19\n\x11\x63ompletion_tokens\x18\x08 \x01(\x03\x12\x18\n\x10reasoning_tokens\x18\t \x01(\x03\x12\x1a\n\x12upper_bound_tokens\x18\n \x01(\x03\x12\x0c\n\x04\x63ost\x18\x0b \x01(\x01\"l\n\x10GetUsageResponse\x12\x1e\n\x04rows\x18\x01 \x03(\x0b\x32\x10.hma.v1.UsageRow\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x1f\n\x05total\x18\x03 \x01(\x0b\x32\x10.hma.v1.UsageRow\"<\n\x10\x44\x65leteJobRequest\x12\x14\n\x06job_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"\x13\n\x11\x44\x65leteJobResponse\"\x18\n\x16GetSystemStatusRequest\"P\n\tComponent\x12\x0c\n\x04name\x18\x01 \x01(\t\x12%\n\x05state\x18\x02 \x01(\x0e\x32\x16.hma.v1.ComponentState\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\"\xc2\x01\n\x0cSystemStatus\x12%\n\ncomponents\x18\x01 \x03(\x0b\x32\x11.hma.v1.Component\x12\x10\n\x08replicas\x18\x02 \x01(\x05\x12\x13\n\x0bqueued_jobs\x18\x03 \x01(\x05\x12\x14\n\x0crunning_jobs\x18\x04 \x01(\x05\x12\x13\n\x0bready_tasks\x18\x05 \x01(\x05\x12\x0f\n\x07version\x18\x06 \x01(\t\x12(\n\x04time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x86\x01\n\x14ReportAttemptRequest\x12%\n\x03ref\x18\x01 \x01(\x0b\x32\x12.hma.v1.AttemptRefB\x04\xe2\x41\x01\x02\x12+\n\x06result\x18\x02 \x01(\x0b\x32\x15.hma.v1.AttemptResultB\x04\xe2\x41\x01\x02\x12\x1a\n\x04role\x18\x03 \x01(\x0e\x32\x0c.hma.v1.Role\")\n\x15ReportAttemptResponse\x12\x10\n\x08recorded\x18\x01 \x01(\x08\",\n\x14WatchProgressRequest\x12\x14\n\x06job_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\">\n\x15WatchProgressResponse\x12%\n\x08progress\x18\x01 \x01(\x0b\x32\x13.hma.v1.JobProgress\"F\n\x13ReadDocumentRequest\x12\x14\n\x06job_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x19\n\x0b\x64ocument_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\"%\n\x14ReadDocumentResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c*|\n\rUsageGrouping\x12\x1e\n\x1aUSAGE_GROUPING_UNSPECIFIED\x10\x00\x12\x19\n\x15USAGE_GROUPING_TENANT\x10\x01\x12\x18\n\x14USAGE_GROUPING_ROUTE\x10\x02\x12\x16\n\x12USAGE_GROUPING_DAY\x10\x03*\x81\x01\n\x0e\x43omponentState\x12\x1f\n\x1b\x43OMPONENT_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x43OMPONENT_STATE_UP\x10\x01\x12\x1c\n\x18\x43OMPONENT_STATE_STARTING\x10\x02\x12\x18\n\x14\x43OMPONENT_STATE_DOWN\x10\x03\x32\xfb\x07\n\x10MetaAgentService\x12g\n\tCreateJob\x12\x18.hma.v1.CreateJobRequest\x1a\x19.hma.v1.CreateJobResponse\"%\x82\xd3\xe4\x93\x02\x1f\"\x08/v1/jobs:\x03jobZ\x0e\"\x07/submit:\x03job\x12G\n\x06GetJob\x12\x15.hma.v1.GetJobRequest\x1a\x0b.hma.v1.Job\"\x19\x82\xd3\xe4\x93\x02\x13\x12\x11/v1/jobs/{job_id}\x12O\n\x08ListJobs\x12\x17.hma.v1.ListJobsRequest\x1a\x18.hma.v1.ListJobsResponse\"\x10\x82\xd3\xe4\x93\x02\n\x12\x08/v1/jobs\x12`\n\x08WatchJob\x12\x17.hma.v1.WatchJobRequest\x1a\x18.hma.v1.WatchJobResponse\"\x1f\x82\xd3\xe4\x93\x02\x19\x12\x17/v1/jobs/{job_id}:watch0\x01\x12W\n\tCancelJob\x12\x18.hma.v1.CancelJobRequest\x1a\x0b.hma.v1.Job\"#\x82\xd3\xe4\x93\x02\x1d\"\x18/v1/jobs/{job_id}:cancel:\x01*\x12`\n\x0cInterruptJob\x12\x1b.hma.v1.InterruptJobRequest\x1a\x0b.hma.v1.Job\"&\x82\xd3\xe4\x93\x02 \"\x1b/v1/jobs/{job_id}:interrupt:\x01*\x12Z\n\x0bGrantBudget\x12\x1a.hma.v1.GrantBudgetRequest\x1a\x0b.hma.v1.Job\"\"\x82\xd3\xe4\x93\x02\x1c\"\x17/v1/jobs/{job_id}:grant:\x01*\x12_\n\nExplainJob\x12\x19.hma.v1.ExplainJobRequest\x1a\x13.hma.v1.Explanation\"!\x82\xd3\xe4\x93\x02\x1b\x12\x19/v1/jobs/{job_id}:explain\x12P\n\x08GetUsage\x12\x17.hma.v1.GetUsageRequest\x1a\x18.hma.v1.GetUsageResponse\"\x11\x82\xd3\xe4\x93\x02\x0b\x12\t/v1/usage\x12[\n\tDeleteJob\x12\x18.hma.v1.DeleteJobRequest\x1a\x19.hma.v1.DeleteJobResponse\"\x19\x82\xd3\xe4\x93\x02\x13*\x11/v1/jobs/{job_id}\x12[\n\x0fGetSystemStatus\x12\x1e.hma.v1.GetSystemStatusRequest\x1a\x14.hma.v1.SystemStatus\"\x12\x82\xd3\xe4\x93\x02\x0c\x12\n/v1/status2\xfc\x01\n\x0fInternalService\x12L\n\rReportAttempt\x12\x1c.hma.v1.ReportAttemptRequest\x1a\x1d.hma.v1.ReportAttemptResponse\x12N\n\rWatchProgress\x12\x1c.hma.v1.WatchProgressRequest\x1a\x1d.hma.v1.WatchProgressResponse0\x01\x12K\n\x0cReadDocument\x12\x1b.hma.v1.ReadDocumentRequest\x1a\x1c.hma.v1.ReadDocumentResponse0\x01\x42\x30Z.github.com/hma-project/hma/gen/go/hma/v1;hmav1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17hma/v1/meta_agent.proto\x12\x06hma.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x12hma/v1/admin.proto\x1a\x14hma/v1/attempt.proto\x1a\x13hma/v1/common.proto\x1a\x18hma/v1/explanation.proto\x1a\x10hma/v1/job.proto\"\x9a\x01\n\x10\x43reateJobRequest\x12\"\n\x03job\x18\x01 \x01(\x0b\x32\x0f.hma.v1.JobSpecB\x04\xe2\x41\x01\x02\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\'\n\x04wait\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12%\n\nover_quota\x18\x04 \x01(\x0e\x32\x11.hma.v1.OverQuota\"q\n\x11\x43reateJobResponse\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x1f\n\x05state\x18\x02 \x01(\x0e\x32\x10.hma.v1.JobState\x12\x11\n\twatch_url\x18\x03 \x01(\t\x12\x18\n\x03job\x18\x04 \x01(\x0b\x32\x0b.hma.v1.Job\"N\n\rGetJobRequest\x12\x14\n\x06job_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\'\n\x04wait\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"Z\n\x0fListJobsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12 \n\x06states\x18\x03 \x03(\x0e\x32\x10.hma.v1.JobState\"F\n\x10ListJobsResponse\x12\x19\n\x04jobs\x18\x01 \x03(\x0b\x32\x0b.hma.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"T\n\x0fWatchJobRequest\x12\x14\n\x06job_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x05\x12\x13\n\x0b\x65vents_only\x18\x03 \x01(\x08\"h\n\x10WatchJobResponse\x12!\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x10.hma.v1.JobEventH\x00\x12\'\n\x08progress\x18\x02 \x01(\x0b\x32\x13.hma.v1.JobProgressH\x00\x42\x08\n\x06update\"L\n\x10\x43\x61ncelJobRequest\x12\x14\n\x06job_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"O\n\x13InterruptJobRequest\x12\x14\n\x06job_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\\\n\x12GrantBudgetRequest\x12\x14\n\x06job_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0e\n\x06tokens\x18\x03 \x01(\x05\x12\x0c\n\x04\x63ost\x18\x04 \x01(\x01\")\n\x11\x45xplainJobRequest\x12\x14\n\x06job_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"\xb9\x01\n\x0fGetUsageRequest\x12!\n\x02\x62y\x18\x01 \x03(\x0e\x32\x15.hma.v1.UsageGrouping\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\"\xe7\x01\n\x08UsageRow\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\r\n\x05route\x18\x02 \x01(\t\x12\x0b\n\x03\x64\x61y\x18\x03 \x01(\t\x12\x0c\n\x04jobs\x18\x04 \x01(\x03\x12\r\n\x05\x63\x61lls\x18\x05 \x01(\x03\x12\x15\n\rprompt_tokens\x18\x06 \x01(\x03\x12\x1c\n\x14\x63\x61\x63hed_prompt_tokens\x18\x07 \x01(\x03\x12\x19\n\x11\x63ompletion_tokens\x18\x08 \x01(\x03\x12\x18\n\x10reasoning_tokens\x18\t \x01(\x03\x12\x1a\n\x12upper_bound_tokens\x18\n \x01(\x03\x12\x0c\n\x04\x63ost\x18\x0b \x01(\x01\"l\n\x10GetUsageResponse\x12\x1e\n\x04rows\x18\x01 \x03(\x0b\x32\x10.hma.v1.UsageRow\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x1f\n\x05total\x18\x03 \x01(\x0b\x32\x10.hma.v1.UsageRow\"<\n\x10\x44\x65leteJobRequest\x12\x14\n\x06job_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"\x13\n\x11\x44\x65leteJobResponse\"\x18\n\x16GetSystemStatusRequest\"P\n\tComponent\x12\x0c\n\x04name\x18\x01 \x01(\t\x12%\n\x05state\x18\x02 \x01(\x0e\x32\x16.hma.v1.ComponentState\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\"\xc2\x01\n\x0cSystemStatus\x12%\n\ncomponents\x18\x01 \x03(\x0b\x32\x11.hma.v1.Component\x12\x10\n\x08replicas\x18\x02 \x01(\x05\x12\x13\n\x0bqueued_jobs\x18\x03 \x01(\x05\x12\x14\n\x0crunning_jobs\x18\x04 \x01(\x05\x12\x13\n\x0bready_tasks\x18\x05 \x01(\x05\x12\x0f\n\x07version\x18\x06 \x01(\t\x12(\n\x04time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x86\x01\n\x14ReportAttemptRequest\x12%\n\x03ref\x18\x01 \x01(\x0b\x32\x12.hma.v1.AttemptRefB\x04\xe2\x41\x01\x02\x12+\n\x06result\x18\x02 \x01(\x0b\x32\x15.hma.v1.AttemptResultB\x04\xe2\x41\x01\x02\x12\x1a\n\x04role\x18\x03 \x01(\x0e\x32\x0c.hma.v1.Role\")\n\x15ReportAttemptResponse\x12\x10\n\x08recorded\x18\x01 \x01(\x08\",\n\x14WatchProgressRequest\x12\x14\n\x06job_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\">\n\x15WatchProgressResponse\x12%\n\x08progress\x18\x01 \x01(\x0b\x32\x13.hma.v1.JobProgress\"F\n\x13ReadDocumentRequest\x12\x14\n\x06job_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x19\n\x0b\x64ocument_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\"%\n\x14ReadDocumentResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\"{\n\x13ReserveRouteRequest\x12\x13\n\x05route\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x15\n\x07\x63\x61ll_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x0e\n\x06tokens\x18\x03 \x01(\x05\x12\x18\n\x0bused_tokens\x18\x04 \x01(\x05H\x00\x88\x01\x01\x42\x0e\n\x0c_used_tokens\"W\n\x14ReserveRouteResponse\x12\x0f\n\x07granted\x18\x01 \x01(\x08\x12.\n\x0bretry_after\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration*S\n\tOverQuota\x12\x1a\n\x16OVER_QUOTA_UNSPECIFIED\x10\x00\x12\x15\n\x11OVER_QUOTA_REFUSE\x10\x01\x12\x13\n\x0fOVER_QUOTA_WAIT\x10\x02*|\n\rUsageGrouping\x12\x1e\n\x1aUSAGE_GROUPING_UNSPECIFIED\x10\x00\x12\x19\n\x15USAGE_GROUPING_TENANT\x10\x01\x12\x18\n\x14USAGE_GROUPING_ROUTE\x10\x02\x12\x16\n\x12USAGE_GROUPING_DAY\x10\x03*\x81\x01\n\x0e\x43omponentState\x12\x1f\n\x1b\x43OMPONENT_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x43OMPONENT_STATE_UP\x10\x01\x12\x1c\n\x18\x43OMPONENT_STATE_STARTING\x10\x02\x12\x18\n\x14\x43OMPONENT_STATE_DOWN\x10\x03\x32\xc2\x08\n\x10MetaAgentService\x12g\n\tCreateJob\x12\x18.hma.v1.CreateJobRequest\x1a\x19.hma.v1.CreateJobResponse\"%\x82\xd3\xe4\x93\x02\x1f\"\x08/v1/jobs:\x03jobZ\x0e\"\x07/submit:\x03job\x12G\n\x06GetJob\x12\x15.hma.v1.GetJobRequest\x1a\x0b.hma.v1.Job\"\x19\x82\xd3\xe4\x93\x02\x13\x12\x11/v1/jobs/{job_id}\x12O\n\x08ListJobs\x12\x17.hma.v1.ListJobsRequest\x1a\x18.hma.v1.ListJobsResponse\"\x10\x82\xd3\xe4\x93\x02\n\x12\x08/v1/jobs\x12`\n\x08WatchJob\x12\x17.hma.v1.WatchJobRequest\x1a\x18.hma.v1.WatchJobResponse\"\x1f\x82\xd3\xe4\x93\x02\x19\x12\x17/v1/jobs/{job_id}:watch0\x01\x12W\n\tCancelJob\x12\x18.hma.v1.CancelJobRequest\x1a\x0b.hma.v1.Job\"#\x82\xd3\xe4\x93\x02\x1d\"\x18/v1/jobs/{job_id}:cancel:\x01*\x12`\n\x0cInterruptJob\x12\x1b.hma.v1.InterruptJobRequest\x1a\x0b.hma.v1.Job\"&\x82\xd3\xe4\x93\x02 \"\x1b/v1/jobs/{job_id}:interrupt:\x01*\x12Z\n\x0bGrantBudget\x12\x1a.hma.v1.GrantBudgetRequest\x1a\x0b.hma.v1.Job\"\"\x82\xd3\xe4\x93\x02\x1c\"\x17/v1/jobs/{job_id}:grant:\x01*\x12_\n\nExplainJob\x12\x19.hma.v1.ExplainJobRequest\x1a\x13.hma.v1.Explanation\"!\x82\xd3\xe4\x93\x02\x1b\x12\x19/v1/jobs/{job_id}:explain\x12P\n\x08GetUsage\x12\x17.hma.v1.GetUsageRequest\x1a\x18.hma.v1.GetUsageResponse\"\x11\x82\xd3\xe4\x93\x02\x0b\x12\t/v1/usage\x12\x45\n\x08GetQuota\x12\x17.hma.v1.GetQuotaRequest\x1a\r.hma.v1.Quota\"\x11\x82\xd3\xe4\x93\x02\x0b\x12\t/v1/quota\x12[\n\tDeleteJob\x12\x18.hma.v1.DeleteJobRequest\x1a\x19.hma.v1.DeleteJobResponse\"\x19\x82\xd3\xe4\x93\x02\x13*\x11/v1/jobs/{job_id}\x12[\n\x0fGetSystemStatus\x12\x1e.hma.v1.GetSystemStatusRequest\x1a\x14.hma.v1.SystemStatus\"\x12\x82\xd3\xe4\x93\x02\x0c\x12\n/v1/status2\xc7\x02\n\x0fInternalService\x12L\n\rReportAttempt\x12\x1c.hma.v1.ReportAttemptRequest\x1a\x1d.hma.v1.ReportAttemptResponse\x12N\n\rWatchProgress\x12\x1c.hma.v1.WatchProgressRequest\x1a\x1d.hma.v1.WatchProgressResponse0\x01\x12K\n\x0cReadDocument\x12\x1b.hma.v1.ReadDocumentRequest\x1a\x1c.hma.v1.ReadDocumentResponse0\x01\x12I\n\x0cReserveRoute\x12\x1b.hma.v1.ReserveRouteRequest\x1a\x1c.hma.v1.ReserveRouteResponseB0Z.github.com/hma-project/hma/gen/go/hma/v1;hmav1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -66,6 +67,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_READDOCUMENTREQUEST'].fields_by_name['job_id']._serialized_options = b'\342A\001\002'
   _globals['_READDOCUMENTREQUEST'].fields_by_name['document_id']._loaded_options = None
   _globals['_READDOCUMENTREQUEST'].fields_by_name['document_id']._serialized_options = b'\342A\001\002'
+  _globals['_RESERVEROUTEREQUEST'].fields_by_name['route']._loaded_options = None
+  _globals['_RESERVEROUTEREQUEST'].fields_by_name['route']._serialized_options = b'\342A\001\002'
+  _globals['_RESERVEROUTEREQUEST'].fields_by_name['call_id']._loaded_options = None
+  _globals['_RESERVEROUTEREQUEST'].fields_by_name['call_id']._serialized_options = b'\342A\001\002'
   _globals['_METAAGENTSERVICE'].methods_by_name['CreateJob']._loaded_options = None
   _globals['_METAAGENTSERVICE'].methods_by_name['CreateJob']._serialized_options = b'\202\323\344\223\002\037\"\010/v1/jobs:\003jobZ\016\"\007/submit:\003job'
   _globals['_METAAGENTSERVICE'].methods_by_name['GetJob']._loaded_options = None
@@ -84,66 +89,74 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_METAAGENTSERVICE'].methods_by_name['ExplainJob']._serialized_options = b'\202\323\344\223\002\033\022\031/v1/jobs/{job_id}:explain'
   _globals['_METAAGENTSERVICE'].methods_by_name['GetUsage']._loaded_options = None
   _globals['_METAAGENTSERVICE'].methods_by_name['GetUsage']._serialized_options = b'\202\323\344\223\002\013\022\t/v1/usage'
+  _globals['_METAAGENTSERVICE'].methods_by_name['GetQuota']._loaded_options = None
+  _globals['_METAAGENTSERVICE'].methods_by_name['GetQuota']._serialized_options = b'\202\323\344\223\002\013\022\t/v1/quota'
   _globals['_METAAGENTSERVICE'].methods_by_name['DeleteJob']._loaded_options = None
   _globals['_METAAGENTSERVICE'].methods_by_name['DeleteJob']._serialized_options = b'\202\323\344\223\002\023*\021/v1/jobs/{job_id}'
   _globals['_METAAGENTSERVICE'].methods_by_name['GetSystemStatus']._loaded_options = None
   _globals['_METAAGENTSERVICE'].methods_by_name['GetSystemStatus']._serialized_options = b'\202\323\344\223\002\014\022\n/v1/status'
-  _globals['_USAGEGROUPING']._serialized_start=2535
-  _globals['_USAGEGROUPING']._serialized_end=2659
-  _globals['_COMPONENTSTATE']._serialized_start=2662
-  _globals['_COMPONENTSTATE']._serialized_end=2791
-  _globals['_CREATEJOBREQUEST']._serialized_start=250
-  _globals['_CREATEJOBREQUEST']._serialized_end=365
-  _globals['_CREATEJOBRESPONSE']._serialized_start=367
-  _globals['_CREATEJOBRESPONSE']._serialized_end=480
-  _globals['_GETJOBREQUEST']._serialized_start=482
-  _globals['_GETJOBREQUEST']._serialized_end=560
-  _globals['_LISTJOBSREQUEST']._serialized_start=562
-  _globals['_LISTJOBSREQUEST']._serialized_end=652
-  _globals['_LISTJOBSRESPONSE']._serialized_start=654
-  _globals['_LISTJOBSRESPONSE']._serialized_end=724
-  _globals['_WATCHJOBREQUEST']._serialized_start=726
-  _globals['_WATCHJOBREQUEST']._serialized_end=810
-  _globals['_WATCHJOBRESPONSE']._serialized_start=812
-  _globals['_WATCHJOBRESPONSE']._serialized_end=916
-  _globals['_CANCELJOBREQUEST']._serialized_start=918
-  _globals['_CANCELJOBREQUEST']._serialized_end=994
-  _globals['_INTERRUPTJOBREQUEST']._serialized_start=996
-  _globals['_INTERRUPTJOBREQUEST']._serialized_end=1075
-  _globals['_GRANTBUDGETREQUEST']._serialized_start=1077
-  _globals['_GRANTBUDGETREQUEST']._serialized_end=1169
-  _globals['_EXPLAINJOBREQUEST']._serialized_start=1171
-  _globals['_EXPLAINJOBREQUEST']._serialized_end=1212
-  _globals['_GETUSAGEREQUEST']._serialized_start=1215
-  _globals['_GETUSAGEREQUEST']._serialized_end=1400
-  _globals['_USAGEROW']._serialized_start=1403
-  _globals['_USAGEROW']._serialized_end=1634
-  _globals['_GETUSAGERESPONSE']._serialized_start=1636
-  _globals['_GETUSAGERESPONSE']._serialized_end=1744
-  _globals['_DELETEJOBREQUEST']._serialized_start=1746
-  _globals['_DELETEJOBREQUEST']._serialized_end=1806
-  _globals['_DELETEJOBRESPONSE']._serialized_start=1808
-  _globals['_DELETEJOBRESPONSE']._serialized_end=1827
-  _globals['_GETSYSTEMSTATUSREQUEST']._serialized_start=1829
-  _globals['_GETSYSTEMSTATUSREQUEST']._serialized_end=1853
-  _globals['_COMPONENT']._serialized_start=1855
-  _globals['_COMPONENT']._serialized_end=1935
-  _globals['_SYSTEMSTATUS']._serialized_start=1938
-  _globals['_SYSTEMSTATUS']._serialized_end=2132
-  _globals['_REPORTATTEMPTREQUEST']._serialized_start=2135
-  _globals['_REPORTATTEMPTREQUEST']._serialized_end=2269
-  _globals['_REPORTATTEMPTRESPONSE']._serialized_start=2271
-  _globals['_REPORTATTEMPTRESPONSE']._serialized_end=2312
-  _globals['_WATCHPROGRESSREQUEST']._serialized_start=2314
-  _globals['_WATCHPROGRESSREQUEST']._serialized_end=2358
-  _globals['_WATCHPROGRESSRESPONSE']._serialized_start=2360
-  _globals['_WATCHPROGRESSRESPONSE']._serialized_end=2422
-  _globals['_READDOCUMENTREQUEST']._serialized_start=2424
-  _globals['_READDOCUMENTREQUEST']._serialized_end=2494
-  _globals['_READDOCUMENTRESPONSE']._serialized_start=2496
-  _globals['_READDOCUMENTRESPONSE']._serialized_end=2533
-  _globals['_METAAGENTSERVICE']._serialized_start=2794
-  _globals['_METAAGENTSERVICE']._serialized_end=3813
-  _globals['_INTERNALSERVICE']._serialized_start=3816
-  _globals['_INTERNALSERVICE']._serialized_end=4068
+  _globals['_OVERQUOTA']._serialized_start=2809
+  _globals['_OVERQUOTA']._serialized_end=2892
+  _globals['_USAGEGROUPING']._serialized_start=2894
+  _globals['_USAGEGROUPING']._serialized_end=3018
+  _globals['_COMPONENTSTATE']._serialized_start=3021
+  _globals['_COMPONENTSTATE']._serialized_end=3150
+  _globals['_CREATEJOBREQUEST']._serialized_start=271
+  _globals['_CREATEJOBREQUEST']._serialized_end=425
+  _globals['_CREATEJOBRESPONSE']._serialized_start=427
+  _globals['_CREATEJOBRESPONSE']._serialized_end=540
+  _globals['_GETJOBREQUEST']._serialized_start=542
+  _globals['_GETJOBREQUEST']._serialized_end=620
+  _globals['_LISTJOBSREQUEST']._serialized_start=622
+  _globals['_LISTJOBSREQUEST']._serialized_end=712
+  _globals['_LISTJOBSRESPONSE']._serialized_start=714
+  _globals['_LISTJOBSRESPONSE']._serialized_end=784
+  _globals['_WATCHJOBREQUEST']._serialized_start=786
+  _globals['_WATCHJOBREQUEST']._serialized_end=870
+  _globals['_WATCHJOBRESPONSE']._serialized_start=872
+  _globals['_WATCHJOBRESPONSE']._serialized_end=976
+  _globals['_CANCELJOBREQUEST']._serialized_start=978
+  _globals['_CANCELJOBREQUEST']._serialized_end=1054
+  _globals['_INTERRUPTJOBREQUEST']._serialized_start=1056
+  _globals['_INTERRUPTJOBREQUEST']._serialized_end=1135
+  _globals['_GRANTBUDGETREQUEST']._serialized_start=1137
+  _globals['_GRANTBUDGETREQUEST']._serialized_end=1229
+  _globals['_EXPLAINJOBREQUEST']._serialized_start=1231
+  _globals['_EXPLAINJOBREQUEST']._serialized_end=1272
+  _globals['_GETUSAGEREQUEST']._serialized_start=1275
+  _globals['_GETUSAGEREQUEST']._serialized_end=1460
+  _globals['_USAGEROW']._serialized_start=1463
+  _globals['_USAGEROW']._serialized_end=1694
+  _globals['_GETUSAGERESPONSE']._serialized_start=1696
+  _globals['_GETUSAGERESPONSE']._serialized_end=1804
+  _globals['_DELETEJOBREQUEST']._serialized_start=1806
+  _globals['_DELETEJOBREQUEST']._serialized_end=1866
+  _globals['_DELETEJOBRESPONSE']._serialized_start=1868
+  _globals['_DELETEJOBRESPONSE']._serialized_end=1887
+  _globals['_GETSYSTEMSTATUSREQUEST']._serialized_start=1889
+  _globals['_GETSYSTEMSTATUSREQUEST']._serialized_end=1913
+  _globals['_COMPONENT']._serialized_start=1915
+  _globals['_COMPONENT']._serialized_end=1995
+  _globals['_SYSTEMSTATUS']._serialized_start=1998
+  _globals['_SYSTEMSTATUS']._serialized_end=2192
+  _globals['_REPORTATTEMPTREQUEST']._serialized_start=2195
+  _globals['_REPORTATTEMPTREQUEST']._serialized_end=2329
+  _globals['_REPORTATTEMPTRESPONSE']._serialized_start=2331
+  _globals['_REPORTATTEMPTRESPONSE']._serialized_end=2372
+  _globals['_WATCHPROGRESSREQUEST']._serialized_start=2374
+  _globals['_WATCHPROGRESSREQUEST']._serialized_end=2418
+  _globals['_WATCHPROGRESSRESPONSE']._serialized_start=2420
+  _globals['_WATCHPROGRESSRESPONSE']._serialized_end=2482
+  _globals['_READDOCUMENTREQUEST']._serialized_start=2484
+  _globals['_READDOCUMENTREQUEST']._serialized_end=2554
+  _globals['_READDOCUMENTRESPONSE']._serialized_start=2556
+  _globals['_READDOCUMENTRESPONSE']._serialized_end=2593
+  _globals['_RESERVEROUTEREQUEST']._serialized_start=2595
+  _globals['_RESERVEROUTEREQUEST']._serialized_end=2718
+  _globals['_RESERVEROUTERESPONSE']._serialized_start=2720
+  _globals['_RESERVEROUTERESPONSE']._serialized_end=2807
+  _globals['_METAAGENTSERVICE']._serialized_start=3153
+  _globals['_METAAGENTSERVICE']._serialized_end=4243
+  _globals['_INTERNALSERVICE']._serialized_start=4246
+  _globals['_INTERNALSERVICE']._serialized_end=4573
 # @@protoc_insertion_point(module_scope)

@@ -24,6 +24,30 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _OverQuota:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OverQuotaEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OverQuota.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    OVER_QUOTA_UNSPECIFIED: _OverQuota.ValueType  # 0
+    """As REFUSE."""
+    OVER_QUOTA_REFUSE: _OverQuota.ValueType  # 1
+    """RESOURCE_EXHAUSTED with QuotaFailure, and RetryInfo when time alone will help."""
+    OVER_QUOTA_WAIT: _OverQuota.ValueType  # 2
+    """The job is accepted and waits for room, until its deadline."""
+
+class OverQuota(_OverQuota, metaclass=_OverQuotaEnumTypeWrapper):
+    """What becomes of a job for which the tenant's quota has no room now."""
+
+OVER_QUOTA_UNSPECIFIED: OverQuota.ValueType  # 0
+"""As REFUSE."""
+OVER_QUOTA_REFUSE: OverQuota.ValueType  # 1
+"""RESOURCE_EXHAUSTED with QuotaFailure, and RetryInfo when time alone will help."""
+OVER_QUOTA_WAIT: OverQuota.ValueType  # 2
+"""The job is accepted and waits for room, until its deadline."""
+Global___OverQuota: _TypeAlias = OverQuota  # noqa: Y015
+
 class _UsageGrouping:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -89,12 +113,15 @@ class CreateJobRequest(_message.Message):
     JOB_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     WAIT_FIELD_NUMBER: _builtins.int
+    OVER_QUOTA_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Any text that is unique in the tenant, at most 128 characters: a retry with the
     same id returns the same job, also when it has ended or was deleted. The same id
     with another job: ALREADY_EXISTS, which says what differs. Empty: every call makes
     a new job.
     """
+    over_quota: Global___OverQuota.ValueType
+    """What becomes of it when the tenant's quota has no room now."""
     @_builtins.property
     def job(self) -> _job_pb2.JobSpec:
         """What is wanted."""
@@ -109,10 +136,11 @@ class CreateJobRequest(_message.Message):
         job: _job_pb2.JobSpec | None = ...,
         request_id: _builtins.str = ...,
         wait: _duration_pb2.Duration | None = ...,
+        over_quota: Global___OverQuota.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "wait", b"wait"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "request_id", b"request_id", "wait", b"wait"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "over_quota", b"over_quota", "request_id", b"request_id", "wait", b"wait"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -859,3 +887,67 @@ class ReadDocumentResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReadDocumentResponse: _TypeAlias = ReadDocumentResponse  # noqa: Y015
+
+@_typing.final
+class ReserveRouteRequest(_message.Message):
+    """Asks for room on a route, or says what was used of the room."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROUTE_FIELD_NUMBER: _builtins.int
+    CALL_ID_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    USED_TOKENS_FIELD_NUMBER: _builtins.int
+    route: _builtins.str
+    """The route's name."""
+    call_id: _builtins.str
+    """The call: unique for each, the same when asked again."""
+    tokens: _builtins.int
+    """Most tokens that it can take; 0 with used_tokens."""
+    used_tokens: _builtins.int
+    """Set when the call is over: what it took, prompt and completion."""
+    def __init__(
+        self,
+        *,
+        route: _builtins.str = ...,
+        call_id: _builtins.str = ...,
+        tokens: _builtins.int = ...,
+        used_tokens: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_used_tokens", b"_used_tokens", "used_tokens", b"used_tokens"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_used_tokens", b"_used_tokens", "call_id", b"call_id", "route", b"route", "tokens", b"tokens", "used_tokens", b"used_tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__used_tokens: _TypeAlias = _typing.Literal["used_tokens"]  # noqa: Y015
+    _WhichOneofArgType__used_tokens: _TypeAlias = _typing.Literal["_used_tokens", b"_used_tokens"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__used_tokens) -> _WhichOneofReturnType__used_tokens | None: ...
+
+Global___ReserveRouteRequest: _TypeAlias = ReserveRouteRequest  # noqa: Y015
+
+@_typing.final
+class ReserveRouteResponse(_message.Message):
+    """Whether there is room."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GRANTED_FIELD_NUMBER: _builtins.int
+    RETRY_AFTER_FIELD_NUMBER: _builtins.int
+    granted: _builtins.bool
+    """The call may begin."""
+    @_builtins.property
+    def retry_after(self) -> _duration_pb2.Duration:
+        """Else: when to ask again."""
+
+    def __init__(
+        self,
+        *,
+        granted: _builtins.bool = ...,
+        retry_after: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["retry_after", b"retry_after"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["granted", b"granted", "retry_after", b"retry_after"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReserveRouteResponse: _TypeAlias = ReserveRouteResponse  # noqa: Y015

@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from hma.v1 import admin_pb2 as hma_dot_v1_dot_admin__pb2
 from hma.v1 import explanation_pb2 as hma_dot_v1_dot_explanation__pb2
 from hma.v1 import job_pb2 as hma_dot_v1_dot_job__pb2
 from hma.v1 import meta_agent_pb2 as hma_dot_v1_dot_meta__agent__pb2
@@ -82,6 +83,11 @@ class MetaAgentServiceStub:
                 '/hma.v1.MetaAgentService/GetUsage',
                 request_serializer=hma_dot_v1_dot_meta__agent__pb2.GetUsageRequest.SerializeToString,
                 response_deserializer=hma_dot_v1_dot_meta__agent__pb2.GetUsageResponse.FromString,
+                _registered_method=True)
+        self.GetQuota = channel.unary_unary(
+                '/hma.v1.MetaAgentService/GetQuota',
+                request_serializer=hma_dot_v1_dot_admin__pb2.GetQuotaRequest.SerializeToString,
+                response_deserializer=hma_dot_v1_dot_admin__pb2.Quota.FromString,
                 _registered_method=True)
         self.DeleteJob = channel.unary_unary(
                 '/hma.v1.MetaAgentService/DeleteJob',
@@ -166,6 +172,13 @@ class MetaAgentServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetQuota(self, request, context):
+        """What the caller's tenant may use, what it uses, and when each window frees.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DeleteJob(self, request, context):
         """Purges an ended job: its documents and its log. A running job is refused.
         """
@@ -227,6 +240,11 @@ def add_MetaAgentServiceServicer_to_server(servicer, server):
                     servicer.GetUsage,
                     request_deserializer=hma_dot_v1_dot_meta__agent__pb2.GetUsageRequest.FromString,
                     response_serializer=hma_dot_v1_dot_meta__agent__pb2.GetUsageResponse.SerializeToString,
+            ),
+            'GetQuota': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetQuota,
+                    request_deserializer=hma_dot_v1_dot_admin__pb2.GetQuotaRequest.FromString,
+                    response_serializer=hma_dot_v1_dot_admin__pb2.Quota.SerializeToString,
             ),
             'DeleteJob': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteJob,
@@ -495,6 +513,33 @@ class MetaAgentService:
             _registered_method=True)
 
     @staticmethod
+    def GetQuota(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hma.v1.MetaAgentService/GetQuota',
+            hma_dot_v1_dot_admin__pb2.GetQuotaRequest.SerializeToString,
+            hma_dot_v1_dot_admin__pb2.Quota.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def DeleteJob(request,
             target,
             options=(),
@@ -574,6 +619,11 @@ class InternalServiceStub:
                 request_serializer=hma_dot_v1_dot_meta__agent__pb2.ReadDocumentRequest.SerializeToString,
                 response_deserializer=hma_dot_v1_dot_meta__agent__pb2.ReadDocumentResponse.FromString,
                 _registered_method=True)
+        self.ReserveRoute = channel.unary_unary(
+                '/hma.v1.InternalService/ReserveRoute',
+                request_serializer=hma_dot_v1_dot_meta__agent__pb2.ReserveRouteRequest.SerializeToString,
+                response_deserializer=hma_dot_v1_dot_meta__agent__pb2.ReserveRouteResponse.FromString,
+                _registered_method=True)
 
 
 class InternalServiceServicer:
@@ -602,6 +652,13 @@ class InternalServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReserveRoute(self, request, context):
+        """Room in the windows of a route that has limits of its own; asked before each call.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_InternalServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -619,6 +676,11 @@ def add_InternalServiceServicer_to_server(servicer, server):
                     servicer.ReadDocument,
                     request_deserializer=hma_dot_v1_dot_meta__agent__pb2.ReadDocumentRequest.FromString,
                     response_serializer=hma_dot_v1_dot_meta__agent__pb2.ReadDocumentResponse.SerializeToString,
+            ),
+            'ReserveRoute': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReserveRoute,
+                    request_deserializer=hma_dot_v1_dot_meta__agent__pb2.ReserveRouteRequest.FromString,
+                    response_serializer=hma_dot_v1_dot_meta__agent__pb2.ReserveRouteResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -703,6 +765,33 @@ class InternalService:
             '/hma.v1.InternalService/ReadDocument',
             hma_dot_v1_dot_meta__agent__pb2.ReadDocumentRequest.SerializeToString,
             hma_dot_v1_dot_meta__agent__pb2.ReadDocumentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReserveRoute(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hma.v1.InternalService/ReserveRoute',
+            hma_dot_v1_dot_meta__agent__pb2.ReserveRouteRequest.SerializeToString,
+            hma_dot_v1_dot_meta__agent__pb2.ReserveRouteResponse.FromString,
             options,
             channel_credentials,
             insecure,

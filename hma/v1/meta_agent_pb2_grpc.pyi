@@ -5,6 +5,7 @@ meta_agent.proto: the public API, and what services ask of the MetaAgent."""
 
 from collections import abc as _abc
 from grpc import aio as _aio
+from hma.v1 import admin_pb2 as _admin_pb2
 from hma.v1 import explanation_pb2 as _explanation_pb2
 from hma.v1 import job_pb2 as _job_pb2
 from hma.v1 import meta_agent_pb2 as _meta_agent_pb2
@@ -61,6 +62,8 @@ class MetaAgentServiceStub:
     """
     GetUsage: _grpc.UnaryUnaryMultiCallable[_meta_agent_pb2.GetUsageRequest, _meta_agent_pb2.GetUsageResponse]
     """Tokens and money of the caller's tenant over time, from the ledger."""
+    GetQuota: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetQuotaRequest, _admin_pb2.Quota]
+    """What the caller's tenant may use, what it uses, and when each window frees."""
     DeleteJob: _grpc.UnaryUnaryMultiCallable[_meta_agent_pb2.DeleteJobRequest, _meta_agent_pb2.DeleteJobResponse]
     """Purges an ended job: its documents and its log. A running job is refused."""
     GetSystemStatus: _grpc.UnaryUnaryMultiCallable[_meta_agent_pb2.GetSystemStatusRequest, _meta_agent_pb2.SystemStatus]
@@ -97,6 +100,8 @@ class MetaAgentServiceAsyncStub(MetaAgentServiceStub):
     """
     GetUsage: _aio.UnaryUnaryMultiCallable[_meta_agent_pb2.GetUsageRequest, _meta_agent_pb2.GetUsageResponse]  # type: ignore[assignment]
     """Tokens and money of the caller's tenant over time, from the ledger."""
+    GetQuota: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetQuotaRequest, _admin_pb2.Quota]  # type: ignore[assignment]
+    """What the caller's tenant may use, what it uses, and when each window frees."""
     DeleteJob: _aio.UnaryUnaryMultiCallable[_meta_agent_pb2.DeleteJobRequest, _meta_agent_pb2.DeleteJobResponse]  # type: ignore[assignment]
     """Purges an ended job: its documents and its log. A running job is refused."""
     GetSystemStatus: _aio.UnaryUnaryMultiCallable[_meta_agent_pb2.GetSystemStatusRequest, _meta_agent_pb2.SystemStatus]  # type: ignore[assignment]
@@ -186,6 +191,14 @@ class MetaAgentServiceServicer(metaclass=_abc_1.ABCMeta):
         """Tokens and money of the caller's tenant over time, from the ledger."""
 
     @_abc_1.abstractmethod
+    def GetQuota(
+        self,
+        request: _admin_pb2.GetQuotaRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.Quota, _abc.Awaitable[_admin_pb2.Quota]]:
+        """What the caller's tenant may use, what it uses, and when each window frees."""
+
+    @_abc_1.abstractmethod
     def DeleteJob(
         self,
         request: _meta_agent_pb2.DeleteJobRequest,
@@ -218,6 +231,8 @@ class InternalServiceStub:
     """
     ReadDocument: _grpc.UnaryStreamMultiCallable[_meta_agent_pb2.ReadDocumentRequest, _meta_agent_pb2.ReadDocumentResponse]
     """A document's content, in chunks."""
+    ReserveRoute: _grpc.UnaryUnaryMultiCallable[_meta_agent_pb2.ReserveRouteRequest, _meta_agent_pb2.ReserveRouteResponse]
+    """Room in the windows of a route that has limits of its own; asked before each call."""
 
 @_typing.type_check_only
 class InternalServiceAsyncStub(InternalServiceStub):
@@ -232,6 +247,8 @@ class InternalServiceAsyncStub(InternalServiceStub):
     """
     ReadDocument: _aio.UnaryStreamMultiCallable[_meta_agent_pb2.ReadDocumentRequest, _meta_agent_pb2.ReadDocumentResponse]  # type: ignore[assignment]
     """A document's content, in chunks."""
+    ReserveRoute: _aio.UnaryUnaryMultiCallable[_meta_agent_pb2.ReserveRouteRequest, _meta_agent_pb2.ReserveRouteResponse]  # type: ignore[assignment]
+    """Room in the windows of a route that has limits of its own; asked before each call."""
 
 class InternalServiceServicer(metaclass=_abc_1.ABCMeta):
     """What services ask of the MetaAgent. Not reachable through the gateway."""
@@ -261,5 +278,13 @@ class InternalServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_meta_agent_pb2.ReadDocumentResponse], _abc.AsyncIterator[_meta_agent_pb2.ReadDocumentResponse]]:
         """A document's content, in chunks."""
+
+    @_abc_1.abstractmethod
+    def ReserveRoute(
+        self,
+        request: _meta_agent_pb2.ReserveRouteRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_meta_agent_pb2.ReserveRouteResponse, _abc.Awaitable[_meta_agent_pb2.ReserveRouteResponse]]:
+        """Room in the windows of a route that has limits of its own; asked before each call."""
 
 def add_InternalServiceServicer_to_server(servicer: InternalServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -77,6 +77,12 @@ class InternalServicer(meta_agent_pb2_grpc.InternalServiceServicer):
             async for progress in snapshots:
                 yield meta_agent_pb2.WatchProgressResponse(progress=progress)
 
+    async def ReserveRoute(
+        self, request: meta_agent_pb2.ReserveRouteRequest, context: Context
+    ) -> meta_agent_pb2.ReserveRouteResponse:
+        """Answers whether a route's windows have room for a call."""
+        raise NotImplementedError
+
     async def ReadDocument(
         self, request: meta_agent_pb2.ReadDocumentRequest, context: Context
     ) -> AsyncIterator[meta_agent_pb2.ReadDocumentResponse]:

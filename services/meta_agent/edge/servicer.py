@@ -11,7 +11,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from hma.errors import AlreadyExists, InvalidRequest, NotFound, PreconditionFailed
 from hma.telemetry import logs
-from hma.v1 import explanation_pb2, job_pb2, meta_agent_pb2, meta_agent_pb2_grpc
+from hma.v1 import admin_pb2, explanation_pb2, job_pb2, meta_agent_pb2, meta_agent_pb2_grpc
+from services.meta_agent.access.caller import known_caller
 from services.meta_agent.deciding.rules import Rules
 from services.meta_agent.edge.admission import Admission, Admitted
 from services.meta_agent.edge.admission_process import AdmissionDesk, Work
@@ -67,7 +68,7 @@ class MetaAgentServicer(meta_agent_pb2_grpc.MetaAgentServiceServicer):
             rules: What projecting a job needs to know.
             reader: Reads jobs.
             door: Keeps out what does not fit.
-            tenant: Whose the jobs are.
+            tenant: Whose the jobs are when nobody says who calls.
             public_url: In front of `watch_url`; empty for a path only.
         """
         self._store = store
@@ -76,7 +77,7 @@ class MetaAgentServicer(meta_agent_pb2_grpc.MetaAgentServiceServicer):
         self._validator = validator
         self._admission = admission
         self._rules = rules
-        self._tenant = tenant
+        self._default_tenant = tenant
         self._public_url = public_url.rstrip("/")
         self._reader = reader
         self._door = door
@@ -87,7 +88,7 @@ class MetaAgentServicer(meta_agent_pb2_grpc.MetaAgentServiceServicer):
     ) -> meta_agent_pb2.CreateJobResponse:
         """Accepts a job."""
         with self._door.holding(request.ByteSize()):
-            await self._door.check_queue(self._tenant, request.request_id)
+            await self._door.check_queue(self._tenant(), request.request_id)
             created = await self._admit(request)
         # What the documents take need not stay in memory while the caller waits.
         request.job.Clear()
@@ -112,7 +113,7 @@ class MetaAgentServicer(meta_agent_pb2_grpc.MetaAgentServiceServicer):
                 admission=self._admission,
                 job_id=new_job_id(),
                 event_id=new_event_id(),
-                tenant=self._tenant,
+                tenant=self._tenant(),
                 now=self._store.clock.now(),
             )
         )
@@ -143,7 +144,7 @@ class MetaAgentServicer(meta_agent_pb2_grpc.MetaAgentServiceServicer):
         """Answers with a page of jobs."""
         self._validator.check_list_jobs(request)
         page = await self._store.jobs.page(
-            self._tenant,
+            self._tenant(),
             states=list(request.states),
             size=request.page_size or DEFAULT_PAGE_SIZE,
             token=request.page_token,
@@ -244,7 +245,7 @@ class MetaAgentServicer(meta_agent_pb2_grpc.MetaAgentServiceServicer):
         self._validator.check_get_usage(request)
         return await self._store.usage.sum(
             UsageQuery(
-                tenant=self._tenant,
+                tenant=self._tenant(),
                 by=list(request.by),
                 start=_asked(request.start_time) if request.HasField("start_time") else None,
                 end=_asked(request.end_time) if request.HasField("end_time") else None,
@@ -252,6 +253,12 @@ class MetaAgentServicer(meta_agent_pb2_grpc.MetaAgentServiceServicer):
                 token=request.page_token,
             )
         )
+
+    async def GetQuota(
+        self, request: admin_pb2.GetQuotaRequest, context: Context
+    ) -> admin_pb2.Quota:
+        """Answers what the tenant may use and what it uses."""
+        raise NotImplementedError
 
     async def DeleteJob(
         self, request: meta_agent_pb2.DeleteJobRequest, context: Context
@@ -262,7 +269,7 @@ class MetaAgentServicer(meta_agent_pb2_grpc.MetaAgentServiceServicer):
         if logged is not None:
             check_same(logged, request)
         await self._store.jobs.delete(
-            request.job_id, tenant=self._tenant, request_id=request.request_id
+            request.job_id, tenant=self._tenant(), request_id=request.request_id
         )
         return meta_agent_pb2.DeleteJobResponse()
 
@@ -272,9 +279,14 @@ class MetaAgentServicer(meta_agent_pb2_grpc.MetaAgentServiceServicer):
         """Answers how the parts are."""
         return await self._status.look()
 
+    def _tenant(self) -> str:
+        """Whose jobs the request is about."""
+        caller = known_caller()
+        return caller.tenant if caller is not None else self._default_tenant
+
     async def _find(self, job_id: str) -> JobRow:
         """The caller's job; `NotFound` when there is none of that id."""
-        return await self._store.jobs.get(job_id, tenant=self._tenant)
+        return await self._store.jobs.get(job_id, tenant=self._tenant())
 
     async def _read(self, job_id: str) -> job_pb2.Job:
         with logs.bind(job_id=job_id):
