@@ -266,9 +266,15 @@ async def open_replica(
     """A replica that drives jobs until the context is left."""
     rules = rules or make_rules()
     replica_id = new_replica_id("test")
+    driven: list[Drivers] = []
+
+    def lease_lost() -> None:
+        for each in driven:
+            each.lease_lost()
+
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(
-            open_store(url, replica_id=replica_id, address="127.0.0.1:1")
+            open_store(url, replica_id=replica_id, address="127.0.0.1:1", on_lost=lease_lost)
         )
         model, board = ReadyModel(), ProgressBoard()
         watch = RouteWatch(model, rules.routes, while_down=0.05, while_up=0.2)
@@ -286,6 +292,7 @@ async def open_replica(
             observers=observers,
         )
         drivers = Drivers(store.claims, store.notifications, replica_id, around, max_jobs=max_jobs)
+        driven.append(drivers)
 
         async def run() -> None:
             async with asyncio.TaskGroup() as group:
