@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from hma.v1 import common_pb2, job_pb2
 from services.meta_agent.deciding.failing import DEFAULTS, rule_for
 from services.meta_agent.deciding.observed import RouteState
-from tests.unit.meta_agent.simulation import Faults, World, make_created, make_rules
+from services.meta_agent.deciding.retrying import next_try
+from tests.unit.meta_agent.simulation import START, Faults, World, make_created, make_rules
 from tests.unit.meta_agent.test_deciding import Desk, make_desk, make_plan
 
 TIMEOUT = common_pb2.FAILURE_CLASS_TIMEOUT
@@ -147,3 +150,12 @@ def test_every_failure_in_a_simulated_job_is_reported_once(seed: int) -> None:
         assert told == count.count > 0
     assert sum(count.tokens_lost for count in report.counts) == report.tokens_lost
     assert report.tokens_lost <= fold.spent + fold.unknown
+
+
+def test_a_task_that_nobody_takes_for_hours_is_still_tried() -> None:
+    desk = make_desk(make_plan(a=[]))
+    desk.step()
+    attempts = [replace(desk.attempt("a"), number=n, end=START + n) for n in range(1, 2000)]
+    for count in (1, 2, 1025, 1999):
+        wait = next_try(desk.rules, attempts[:count]) - attempts[count - 1].end
+        assert 0 < wait <= desk.rules.backoff_max
