@@ -15,6 +15,7 @@ from tests.unit.meta_agent.test_deciding import Desk, make_desk, make_plan
 
 TIMEOUT = common_pb2.FAILURE_CLASS_TIMEOUT
 LIMITED = common_pb2.FAILURE_CLASS_RATE_LIMITED
+TRANSIENT = common_pb2.FAILURE_CLASS_TRANSIENT
 REFUSED = common_pb2.FAILURE_CLASS_REFUSED
 RETRY = job_pb2.FAILURE_ACTION_RETRY
 FALLBACK = job_pb2.FAILURE_ACTION_FALLBACK
@@ -129,7 +130,7 @@ def test_the_report_counts_what_failed_and_how_it_was_made_good() -> None:
     counts = {count.failure_class: count for count in report.counts}
     assert (counts[LIMITED].count, counts[LIMITED].retried) == (1, 1)
     assert (counts[REFUSED].count, counts[REFUSED].lost) == (1, 1)
-    lost = counts[common_pb2.FAILURE_CLASS_TRANSIENT]
+    lost = counts[TRANSIENT]
     assert lost.tokens_lost == desk.fold.unknown == report.tokens_lost > 0
 
 
@@ -159,3 +160,27 @@ def test_a_task_that_nobody_takes_for_hours_is_still_tried() -> None:
     for count in (1, 2, 1025, 1999):
         wait = next_try(desk.rules, attempts[:count]) - attempts[count - 1].end
         assert 0 < wait <= desk.rules.backoff_max
+
+
+def test_a_task_whose_worker_or_driver_died_stays_on_its_route() -> None:
+    rules = make_rules("standard", profile={"think_tokens": 100})
+    desk = make_desk(make_plan(a=[], b=[]), rules)
+    desk.step()
+    handed_over = {"failure_class": TRANSIENT, "message": "the service was stopped"}
+    desk.step(desk.ends("b", ok=False, **handed_over))
+    desk.fact(epoch=2, job_claimed=job_pb2.JobClaimed(replica="other", epoch=2))
+    desk.step(after=6)
+    desk.step(after=6)
+    assert {desk.attempt(name).number for name in "ab"} == {2}
+    assert {desk.attempt(name).route for name in "ab"} == {"fast"}
+
+
+def test_a_task_whose_call_broke_takes_another_route() -> None:
+    rules = make_rules("standard", profile={"think_tokens": 100})
+    desk = make_desk(make_plan(a=[]), rules)
+    desk.step()
+    broken = desk.ends("a", ok=False, failure_class=TRANSIENT, message="it broke")
+    broken.result.calls.add(call=1, route="fast", finish_reason="error")
+    desk.step(broken)
+    desk.step(after=6)
+    assert desk.attempt("a").route == "reasoning"
