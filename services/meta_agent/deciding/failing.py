@@ -41,12 +41,12 @@ ROUTES_FAULT = frozenset(
     {
         common_pb2.FAILURE_CLASS_TRANSIENT,
         common_pb2.FAILURE_CLASS_TIMEOUT,
-        common_pb2.FAILURE_CLASS_INTERNAL,
         common_pb2.FAILURE_CLASS_AUTH,
     }
 )
-"""Failures that are the route's rather than the task's. RATE_LIMITED is none: the route
-works, and is asked for too much."""
+"""Failures of calls that are the route's rather than the task's. RATE_LIMITED is none: the
+route works, and is asked for too much. INTERNAL is none: most often the server has rejected
+what this very task asks for, and another job's tasks must not suffer for it."""
 
 
 @dataclass(frozen=True, slots=True)
