@@ -6,7 +6,7 @@ from hma.v1 import attempt_pb2, common_pb2, job_pb2, reducer_pb2
 from services.meta_agent.deciding.budget import reduce_limit, reduce_mode, reserve
 from services.meta_agent.deciding.deadlines import LAST_MOMENT, reduce_deadline, work_deadline
 from services.meta_agent.deciding.money import within_money
-from services.meta_agent.deciding.retrying import counted, next_try
+from services.meta_agent.deciding.retrying import counted, is_full, next_try
 from services.meta_agent.deciding.routing import reducing_route
 from services.meta_agent.deciding.turn import Turn
 from services.meta_agent.job.state import REDUCE_UID_PREFIX, JobFold
@@ -66,13 +66,15 @@ def _lacking_route(turn: Turn) -> str:
 def gave_up(fold: JobFold) -> bool:
     """Whether the Reducer has failed as often as it may.
 
-    A refusal costs nothing but time, so it may be refused more often.
+    A refusal costs nothing but time, so it may be refused more often; while it is only
+    full, it is waited for until the time is up.
     """
     attempts = fold.attempts_of(fold.reduce_uid)
     if any(attempt.open for attempt in attempts):
         return False
     tries = [a for a in counted(attempts, fold.created.policy) if not a.refused]
-    return len(tries) >= REDUCE_TRIES or len(attempts) >= 4 * REDUCE_TRIES
+    asked = [a for a in attempts if not is_full(a)]
+    return len(tries) >= REDUCE_TRIES or len(asked) >= 4 * REDUCE_TRIES
 
 
 def funded_mode(tokens: int) -> reducer_pb2.ReduceMode.ValueType:

@@ -54,6 +54,11 @@ def counted(attempts: Sequence[AttemptFold], policy: job_pb2.JobPolicy) -> list[
     return [attempt for attempt in attempts if not is_free(attempt, policy)]
 
 
+def is_full(attempt: AttemptFold) -> bool:
+    """Whether its service turned it away for being full: it is there, and will have a place."""
+    return attempt.refused and class_of(attempt) == common_pb2.FAILURE_CLASS_RATE_LIMITED
+
+
 def may_try_again(attempts: Sequence[AttemptFold], policy: job_pb2.JobPolicy, allowed: int) -> bool:
     """Whether another attempt follows the last of these, which has ended.
 

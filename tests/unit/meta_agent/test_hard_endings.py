@@ -205,6 +205,38 @@ def test_answer_made_without_the_reducer_is_partial_and_says_so() -> None:
     assert "without the Reducer: broken" in desk.fold.reason
 
 
+def refused_for(desk: Desk, uid: str, seconds: float) -> None:
+    """Its service is full, whenever it is asked, for so long."""
+    end = desk.now + seconds
+    while desk.now < end:
+        desk.step(after=6.0)
+        if uid in desk.open():
+            limited = common_pb2.FAILURE_CLASS_RATE_LIMITED
+            desk.step(Refused(desk.attempt(uid).key, limited, "all 2 places are taken"))
+
+
+def test_full_reducers_are_waited_for_while_there_is_time() -> None:
+    desk = make_desk(make_plan(a=[]))
+    desk.step()
+    desk.step(desk.ends("a"))
+    refused_for(desk, "r.1", 300)
+    assert not desk.fold.ended
+    desk.step(after=6.0)
+    desk.step(desk.ends("r.1"))
+    assert desk.fold.state == job_pb2.JOB_STATE_SUCCEEDED
+
+
+def test_full_analysts_are_waited_for_until_half_the_time_is_left() -> None:
+    desk = Desk(make_created(items=2))
+    desk.step()
+    refused_for(desk, "p.1", 200)
+    assert desk.fold.plan_closed is None
+    refused_for(desk, "p.1", 100)
+    assert desk.fold.plan_closed is not None
+    assert "all 2 places are taken" in desk.fold.plan_closed.reason
+    assert desk.open() == ["rest"]
+
+
 def test_plan_whose_last_word_is_lost_is_not_planned_again() -> None:
     desk = Desk(make_created(items=2))
     desk.step()
