@@ -217,13 +217,14 @@ class Replica:
         await self.store.jobs.create(
             NewJob(
                 job_id=job_id,
-                tenant="default",
+                tenant=created.tenant,
                 request_id="",
                 fingerprint=hashlib.sha256(job_id.encode()).digest(),
                 title=created.task_description,
                 create_time=datetime.fromtimestamp(now, UTC),
                 deadline=datetime.fromtimestamp(now + deadline, UTC),
                 budget_tokens=created.budget.max_tokens,
+                priority=created.policy.priority,
             ),
             event,
             [],
