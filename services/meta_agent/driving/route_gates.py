@@ -113,7 +113,7 @@ class RouteGates:
         attempts: Mapping[str, int],
         crowded: frozenset[str] = frozenset(),
         wake: Callable[[], None] | None = None,
-    ) -> None:
+    ) -> bool:
         """Says what a job has open on each route now, without an await since `states`.
 
         Args:
@@ -121,22 +121,28 @@ class RouteGates:
             attempts: Worker attempts, by route.
             crowded: Routes on which it could use more.
             wake: Called when it may open more there.
+
+        Returns:
+            Whether another job may now try a route that was being tried.
         """
-        now = self._clock()
+        now, freed = self._clock(), False
         for name, gate in self._gates.items():
             count, before = attempts.get(name, 0), gate.places.held_by(job_id)
             if count > before and gate.breaker.state(now) is State.HALF_OPEN:
                 gate.probing = job_id
             elif count < before and gate.probing == job_id:
-                gate.probing = ""  # it ended, or was lost without a word
+                gate.probing, freed = "", True  # it ended, or was lost without a word
             gate.places.hold(job_id, count, wake if name in crowded else None)
+        return freed
 
-    def leave(self, job_id: str) -> None:
-        """A job is no longer driven here."""
+    def leave(self, job_id: str) -> bool:
+        """A job is no longer driven here; whether others may now try a route, as in `hold`."""
+        freed = False
         for gate in self._gates.values():
             if gate.probing == job_id:
-                gate.probing = ""
+                gate.probing, freed = "", True
             gate.places.leave(job_id)
+        return freed
 
     def observe(self, event: job_pb2.JobEvent, fold: JobFold) -> bool:
         """Learns from a committed event; whether a breaker has changed its state."""

@@ -11,6 +11,7 @@ from hma.v1 import attempt_pb2, common_pb2, job_pb2
 from services.meta_agent.deciding.observed import RouteState
 from services.meta_agent.driving.breaker import Breaker, BreakerRules, State
 from services.meta_agent.driving.route_gates import AFTER_CLOSING, GateRules, RouteGates
+from services.meta_agent.driving.route_watch import RouteWatch
 from services.meta_agent.edge.status import DOWN, UP, StatusBoard
 from services.meta_agent.job.state import AttemptFold, JobFold
 from tests.unit.meta_agent.simulation import make_rules
@@ -125,6 +126,25 @@ def test_an_open_route_says_why_and_lets_one_attempt_of_all_jobs_try_it() -> Non
     gates.hold("b", 1)
     assert gates.ends(), "a breaker that closes is news"
     assert gates.state("a").ready
+
+
+@pytest.mark.parametrize("way", ["ended", "left"])
+def test_jobs_that_wait_are_told_when_a_try_has_shown_nothing(way: str) -> None:
+    now, told = 100.0, list[str]()
+    watch = RouteWatch(None, make_rules().routes, GateRules(breaker=RULES), clock=lambda: now)  # type: ignore[arg-type]
+    gate = watch._gates._gates["fast"]
+    gate.breaker = failing(Breaker(), now, now, now)
+    now += RULES.longest
+    watch.listen("b", lambda: told.append("b"))
+    watch.hold("a", {"fast": 1}, frozenset(), lambda: None)
+    assert not watch.learned["fast"].ready
+    assert told == []
+    if way == "ended":
+        watch.hold("a", {}, frozenset(), lambda: None)  # its Worker was full
+    else:
+        watch.leave("a")
+    assert watch.learned["fast"].ready
+    assert told == ["b"]
 
 
 def test_no_herd_comes_back_when_a_route_closes_again() -> None:
