@@ -152,8 +152,10 @@ def stops_the_job(fold: JobFold) -> common_pb2.Failure | None:
 
 def _has_failed(attempt: AttemptFold) -> bool:
     """Whether it is over for a reason of its own, and says which."""
+    if attempt.stop is not None:
+        return False  # nor when it was lost after that
     if attempt.status is AttemptStatus.LOST:
         return True
-    if attempt.result is None or attempt.refused or attempt.stop is not None:
+    if attempt.result is None or attempt.refused:
         return False
     return attempt.result.HasField("failure")

@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from hma.v1 import common_pb2, job_pb2
+from hma.v1 import attempt_pb2, common_pb2, job_pb2
 from services.meta_agent.deciding.failing import DEFAULTS, rule_for
 from services.meta_agent.deciding.observed import RouteState
 from services.meta_agent.deciding.retrying import next_try
+from services.meta_agent.job.state import AttemptStatus
 from tests.unit.meta_agent.simulation import START, Faults, World, make_created, make_rules
 from tests.unit.meta_agent.test_deciding import Desk, make_desk, make_plan
 
@@ -86,6 +87,21 @@ def test_a_class_that_stops_the_job_ends_all_work_and_answers_with_what_is_there
     assert task is not None
     assert task.failure is not None
     assert "the job's rule for REFUSED stops it" in task.failure.message
+
+
+def test_an_attempt_that_was_told_to_end_stops_no_job_though_it_never_answers() -> None:
+    desk = ruled(TRANSIENT, STOP_JOB)
+    desk.fact(
+        attempt_stopped=job_pb2.AttemptStopped(
+            ref=attempt_pb2.AttemptRef(task_uid=desk.attempt("a").uid, attempt=1),
+            reason=attempt_pb2.STOP_REASON_INTERRUPT,
+            cause=job_pb2.INTERRUPT_CAUSE_STRAGGLER,
+        )
+    )
+    for _ in range(3):
+        desk.step(after=6)
+    assert [a.status for a in desk.fold.attempts_of("1.1")][:1] == [AttemptStatus.LOST]
+    assert "b" in desk.open()
 
 
 def test_being_told_to_slow_down_costs_no_try_unless_the_job_counts_it() -> None:
