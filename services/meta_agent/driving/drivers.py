@@ -102,7 +102,8 @@ class Drivers:
         """Claims what there is room for; whether another try at once may bring more."""
         room = self._max_jobs - len(self._running)
         if room > 0:
-            return await self._take(min(room, CLAIM_LOT)) == CLAIM_LOT
+            limit = min(room, CLAIM_LOT)
+            return await self._take(limit) == limit
         self._place_free.clear()
         await self._take(CLAIM_LOT, overdue_only=True)
         try:

@@ -72,7 +72,9 @@ async def answer_task(start: worker_pb2.ExecuteStart, attempt: Attempt) -> Any:
         failure = common_pb2.Failure(failure_class=common_pb2.FAILURE_CLASS_BUDGET)
         return attempt_pb2.AttemptResult(state=attempt_pb2.ATTEMPT_STATE_FAILED, failure=failure)
     usage = common_pb2.Usage(prompt_tokens=50, completion_tokens=5)
-    attempt.calls.append(attempt_pb2.CallUsage(call=1, route=attempt.route, usage=usage))
+    attempt.calls.append(
+        attempt_pb2.CallUsage(call=1, route=attempt.route, usage=usage, finish_reason="stop")
+    )
     names = [item.item_id for item in start.task.items] or [start.task.id]
     items = [task_pb2.ItemAnswer(item_id=name, answer="yes", grounded=True) for name in names]
     return attempt_pb2.AttemptResult(
@@ -215,13 +217,14 @@ class Replica:
         await self.store.jobs.create(
             NewJob(
                 job_id=job_id,
-                tenant="default",
+                tenant=created.tenant,
                 request_id="",
                 fingerprint=hashlib.sha256(job_id.encode()).digest(),
                 title=created.task_description,
                 create_time=datetime.fromtimestamp(now, UTC),
                 deadline=datetime.fromtimestamp(now + deadline, UTC),
                 budget_tokens=created.budget.max_tokens,
+                priority=created.policy.priority,
             ),
             event,
             [],

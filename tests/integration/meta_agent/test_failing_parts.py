@@ -165,6 +165,7 @@ async def test_a_broken_route_is_left_alone_across_jobs_and_tried_again_by_one(
         calls += 1
         if not broken:
             return await answer_task(start, attempt)
+        attempt.calls.append(attempt_pb2.CallUsage(call=1, finish_reason="error"))
         failure = common_pb2.Failure(
             failure_class=common_pb2.FAILURE_CLASS_TRANSIENT, message="the model server broke"
         )
