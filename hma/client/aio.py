@@ -15,6 +15,7 @@ from google.protobuf.message import Message
 from hma.client import requests
 from hma.client.backoff import Backoff, repeatable, resumable
 from hma.client.connection import OPTIONS, Server, failure_of
+from hma.client.credentials import with_credentials
 from hma.client.periods import MomentLike, UsageBy, get_usage
 from hma.client.requests import DurationLike, JobOptions
 from hma.client.watching import PAUSE, WAIT_SLICE, Cursor, patience
@@ -34,7 +35,9 @@ class AsyncClient:
         server: "host:port" or an http(s) URL; default HMA_SERVER, else localhost:8080.
         timeout: Seconds that one call may take, retries included. Does not limit
             `wait`, `run` and `watch`, which last as long as their job.
-        metadata: Sent with every call, for example `[("authorization", "Bearer …")]`.
+        api_key: A key (`hma keys create`) or a token; default HMA_API_KEY, else the content
+            of the file that HMA_API_KEY_FILE names; "" for none.
+        metadata: Sent with every call, too.
         backoff: How calls are tried again.
         resume: How a broken watch is resumed.
     """
@@ -44,13 +47,14 @@ class AsyncClient:
         server: str | None = None,
         *,
         timeout: float = 30.0,
+        api_key: str | None = None,
         metadata: Sequence[tuple[str, str]] = (),
         backoff: Backoff | None = None,
         resume: Backoff | None = None,
     ) -> None:
         self._server = Server.parse(server)
         self._timeout = timeout
-        self._metadata = tuple(metadata)
+        self._metadata = with_credentials(metadata, api_key)
         self._backoff = backoff or Backoff()
         self._resume = resume or Backoff(tries=8)
         if self._server.secure:
