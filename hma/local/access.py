@@ -13,13 +13,11 @@ from hma.client.credentials import bearer
 from hma.errors import HmaError, Unauthenticated, Unavailable
 from hma.local.secret_files import write_secret
 from hma.local.settings import StackSettings
+from hma.rpc.direct import create_key_directly
 from hma.rpc.internal_keys import read_internal_keys
 from hma.rpc.status import from_rpc_error
 from hma.rpc.tokens import TokenKeys
 from hma.v1 import admin_pb2, admin_pb2_grpc
-
-IDENTITY = "x-hma-identity"
-META_AGENT = "meta-agent"
 
 _NOTE = "first key of the local stack"
 _TIMEOUT_S = 5.0
@@ -59,36 +57,9 @@ def make_first_key(settings: StackSettings, environ: Mapping[str, str]) -> Path:
     )
     keys = TokenKeys(read_internal_keys(settings.internal_keys))
     address = f"{settings.connect_host}:{settings.meta_agent_port}"
-    with grpc.insecure_channel(address) as channel:
-        made = create_directly(channel, keys, request)
+    made = create_key_directly(address, keys, request)
     write_secret(path, made.secret + "\n")
     return path
-
-
-def create_directly(
-    channel: grpc.Channel, keys: TokenKeys, request: admin_pb2.CreateKeyRequest
-) -> admin_pb2.CreateKeyResponse:
-    """Makes a key past the gateway, as who has the internal key may.
-
-    Args:
-        channel: To a MetaAgent's own port.
-        keys: The internal keys.
-        request: What key.
-
-    Raises:
-        HmaError: The MetaAgent did not make it.
-    """
-    identity = keys.sign(
-        "service:cli",
-        META_AGENT,
-        tenant=request.tenant,
-        role=int(admin_pb2.CALLER_ROLE_OPERATOR),
-    )
-    stub = admin_pb2_grpc.AdminServiceStub(channel)
-    try:
-        return stub.CreateKey(request, timeout=_TIMEOUT_S, metadata=((IDENTITY, identity),))
-    except grpc.RpcError as error:
-        raise from_rpc_error(error) from error
 
 
 def _works(settings: StackSettings, key: str) -> bool:

@@ -26,7 +26,7 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n hma/ext_authz/v1/ext_authz.proto\x12\x10hma.ext_authz.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x17google/rpc/status.proto\"F\n\x0c\x43heckRequest\x12\x36\n\nattributes\x18\x01 \x01(\x0b\x32\".hma.ext_authz.v1.AttributeContext\"\xe7\x03\n\x10\x41ttributeContext\x12\x37\n\x06source\x18\x01 \x01(\x0b\x32\'.hma.ext_authz.v1.AttributeContext.Peer\x12;\n\x07request\x18\x04 \x01(\x0b\x32*.hma.ext_authz.v1.AttributeContext.Request\x12\x34\n\x10metadata_context\x18\x0b \x01(\x0b\x32\x1a.hma.ext_authz.v1.Metadata\x1a\x32\n\x04Peer\x12*\n\x07\x61\x64\x64ress\x18\x01 \x01(\x0b\x32\x19.hma.ext_authz.v1.Address\x1aG\n\x07Request\x12<\n\x04http\x18\x02 \x01(\x0b\x32..hma.ext_authz.v1.AttributeContext.HttpRequest\x1a\xa9\x01\n\x0bHttpRequest\x12\x0e\n\x06method\x18\x02 \x01(\t\x12L\n\x07headers\x18\x03 \x03(\x0b\x32;.hma.ext_authz.v1.AttributeContext.HttpRequest.HeadersEntry\x12\x0c\n\x04path\x18\x04 \x01(\t\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"B\n\x07\x41\x64\x64ress\x12\x37\n\x0esocket_address\x18\x01 \x01(\x0b\x32\x1f.hma.ext_authz.v1.SocketAddress\" \n\rSocketAddress\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\"\xa3\x01\n\x08Metadata\x12G\n\x0f\x66ilter_metadata\x18\x01 \x03(\x0b\x32..hma.ext_authz.v1.Metadata.FilterMetadataEntry\x1aN\n\x13\x46ilterMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12&\n\x05value\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct:\x02\x38\x01\"\xf1\x01\n\rCheckResponse\x12\"\n\x06status\x18\x01 \x01(\x0b\x32\x12.google.rpc.Status\x12?\n\x0f\x64\x65nied_response\x18\x02 \x01(\x0b\x32$.hma.ext_authz.v1.DeniedHttpResponseH\x00\x12\x37\n\x0bok_response\x18\x03 \x01(\x0b\x32 .hma.ext_authz.v1.OkHttpResponseH\x00\x12\x31\n\x10\x64ynamic_metadata\x18\x04 \x01(\x0b\x32\x17.google.protobuf.StructB\x0f\n\rhttp_response\"\x86\x01\n\x12\x44\x65niedHttpResponse\x12,\n\x06status\x18\x01 \x01(\x0b\x32\x1c.hma.ext_authz.v1.HttpStatus\x12\x34\n\x07headers\x18\x02 \x03(\x0b\x32#.hma.ext_authz.v1.HeaderValueOption\x12\x0c\n\x04\x62ody\x18\x03 \x01(\t\"a\n\x0eOkHttpResponse\x12\x34\n\x07headers\x18\x02 \x03(\x0b\x32#.hma.ext_authz.v1.HeaderValueOption\x12\x19\n\x11headers_to_remove\x18\x05 \x03(\t\"\x1a\n\nHttpStatus\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\"Y\n\x11HeaderValueOption\x12-\n\x06header\x18\x01 \x01(\x0b\x32\x1d.hma.ext_authz.v1.HeaderValue\x12\x15\n\rappend_action\x18\x03 \x01(\x05\")\n\x0bHeaderValue\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\tB?Z=github.com/hma-project/hma/gen/go/hma/ext_authz/v1;extauthzv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n hma/ext_authz/v1/ext_authz.proto\x12\x10hma.ext_authz.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x17google/rpc/status.proto\"F\n\x0c\x43heckRequest\x12\x36\n\nattributes\x18\x01 \x01(\x0b\x32\".hma.ext_authz.v1.AttributeContext\"\xf8\x04\n\x10\x41ttributeContext\x12\x37\n\x06source\x18\x01 \x01(\x0b\x32\'.hma.ext_authz.v1.AttributeContext.Peer\x12;\n\x07request\x18\x04 \x01(\x0b\x32*.hma.ext_authz.v1.AttributeContext.Request\x12U\n\x12\x63ontext_extensions\x18\n \x03(\x0b\x32\x39.hma.ext_authz.v1.AttributeContext.ContextExtensionsEntry\x12\x34\n\x10metadata_context\x18\x0b \x01(\x0b\x32\x1a.hma.ext_authz.v1.Metadata\x1a\x32\n\x04Peer\x12*\n\x07\x61\x64\x64ress\x18\x01 \x01(\x0b\x32\x19.hma.ext_authz.v1.Address\x1aG\n\x07Request\x12<\n\x04http\x18\x02 \x01(\x0b\x32..hma.ext_authz.v1.AttributeContext.HttpRequest\x1a\xa9\x01\n\x0bHttpRequest\x12\x0e\n\x06method\x18\x02 \x01(\t\x12L\n\x07headers\x18\x03 \x03(\x0b\x32;.hma.ext_authz.v1.AttributeContext.HttpRequest.HeadersEntry\x12\x0c\n\x04path\x18\x04 \x01(\t\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x38\n\x16\x43ontextExtensionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"B\n\x07\x41\x64\x64ress\x12\x37\n\x0esocket_address\x18\x01 \x01(\x0b\x32\x1f.hma.ext_authz.v1.SocketAddress\" \n\rSocketAddress\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\"\xa3\x01\n\x08Metadata\x12G\n\x0f\x66ilter_metadata\x18\x01 \x03(\x0b\x32..hma.ext_authz.v1.Metadata.FilterMetadataEntry\x1aN\n\x13\x46ilterMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12&\n\x05value\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct:\x02\x38\x01\"\xf1\x01\n\rCheckResponse\x12\"\n\x06status\x18\x01 \x01(\x0b\x32\x12.google.rpc.Status\x12?\n\x0f\x64\x65nied_response\x18\x02 \x01(\x0b\x32$.hma.ext_authz.v1.DeniedHttpResponseH\x00\x12\x37\n\x0bok_response\x18\x03 \x01(\x0b\x32 .hma.ext_authz.v1.OkHttpResponseH\x00\x12\x31\n\x10\x64ynamic_metadata\x18\x04 \x01(\x0b\x32\x17.google.protobuf.StructB\x0f\n\rhttp_response\"\x86\x01\n\x12\x44\x65niedHttpResponse\x12,\n\x06status\x18\x01 \x01(\x0b\x32\x1c.hma.ext_authz.v1.HttpStatus\x12\x34\n\x07headers\x18\x02 \x03(\x0b\x32#.hma.ext_authz.v1.HeaderValueOption\x12\x0c\n\x04\x62ody\x18\x03 \x01(\t\"a\n\x0eOkHttpResponse\x12\x34\n\x07headers\x18\x02 \x03(\x0b\x32#.hma.ext_authz.v1.HeaderValueOption\x12\x19\n\x11headers_to_remove\x18\x05 \x03(\t\"\x1a\n\nHttpStatus\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\"Y\n\x11HeaderValueOption\x12-\n\x06header\x18\x01 \x01(\x0b\x32\x1d.hma.ext_authz.v1.HeaderValue\x12\x15\n\rappend_action\x18\x03 \x01(\x05\")\n\x0bHeaderValue\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\tB?Z=github.com/hma-project/hma/gen/go/hma/ext_authz/v1;extauthzv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,38 +36,42 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._serialized_options = b'Z=github.com/hma-project/hma/gen/go/hma/ext_authz/v1;extauthzv1'
   _globals['_ATTRIBUTECONTEXT_HTTPREQUEST_HEADERSENTRY']._loaded_options = None
   _globals['_ATTRIBUTECONTEXT_HTTPREQUEST_HEADERSENTRY']._serialized_options = b'8\001'
+  _globals['_ATTRIBUTECONTEXT_CONTEXTEXTENSIONSENTRY']._loaded_options = None
+  _globals['_ATTRIBUTECONTEXT_CONTEXTEXTENSIONSENTRY']._serialized_options = b'8\001'
   _globals['_METADATA_FILTERMETADATAENTRY']._loaded_options = None
   _globals['_METADATA_FILTERMETADATAENTRY']._serialized_options = b'8\001'
   _globals['_CHECKREQUEST']._serialized_start=109
   _globals['_CHECKREQUEST']._serialized_end=179
   _globals['_ATTRIBUTECONTEXT']._serialized_start=182
-  _globals['_ATTRIBUTECONTEXT']._serialized_end=669
-  _globals['_ATTRIBUTECONTEXT_PEER']._serialized_start=374
-  _globals['_ATTRIBUTECONTEXT_PEER']._serialized_end=424
-  _globals['_ATTRIBUTECONTEXT_REQUEST']._serialized_start=426
-  _globals['_ATTRIBUTECONTEXT_REQUEST']._serialized_end=497
-  _globals['_ATTRIBUTECONTEXT_HTTPREQUEST']._serialized_start=500
-  _globals['_ATTRIBUTECONTEXT_HTTPREQUEST']._serialized_end=669
-  _globals['_ATTRIBUTECONTEXT_HTTPREQUEST_HEADERSENTRY']._serialized_start=623
-  _globals['_ATTRIBUTECONTEXT_HTTPREQUEST_HEADERSENTRY']._serialized_end=669
-  _globals['_ADDRESS']._serialized_start=671
-  _globals['_ADDRESS']._serialized_end=737
-  _globals['_SOCKETADDRESS']._serialized_start=739
-  _globals['_SOCKETADDRESS']._serialized_end=771
-  _globals['_METADATA']._serialized_start=774
-  _globals['_METADATA']._serialized_end=937
-  _globals['_METADATA_FILTERMETADATAENTRY']._serialized_start=859
-  _globals['_METADATA_FILTERMETADATAENTRY']._serialized_end=937
-  _globals['_CHECKRESPONSE']._serialized_start=940
-  _globals['_CHECKRESPONSE']._serialized_end=1181
-  _globals['_DENIEDHTTPRESPONSE']._serialized_start=1184
-  _globals['_DENIEDHTTPRESPONSE']._serialized_end=1318
-  _globals['_OKHTTPRESPONSE']._serialized_start=1320
-  _globals['_OKHTTPRESPONSE']._serialized_end=1417
-  _globals['_HTTPSTATUS']._serialized_start=1419
-  _globals['_HTTPSTATUS']._serialized_end=1445
-  _globals['_HEADERVALUEOPTION']._serialized_start=1447
-  _globals['_HEADERVALUEOPTION']._serialized_end=1536
-  _globals['_HEADERVALUE']._serialized_start=1538
-  _globals['_HEADERVALUE']._serialized_end=1579
+  _globals['_ATTRIBUTECONTEXT']._serialized_end=814
+  _globals['_ATTRIBUTECONTEXT_PEER']._serialized_start=461
+  _globals['_ATTRIBUTECONTEXT_PEER']._serialized_end=511
+  _globals['_ATTRIBUTECONTEXT_REQUEST']._serialized_start=513
+  _globals['_ATTRIBUTECONTEXT_REQUEST']._serialized_end=584
+  _globals['_ATTRIBUTECONTEXT_HTTPREQUEST']._serialized_start=587
+  _globals['_ATTRIBUTECONTEXT_HTTPREQUEST']._serialized_end=756
+  _globals['_ATTRIBUTECONTEXT_HTTPREQUEST_HEADERSENTRY']._serialized_start=710
+  _globals['_ATTRIBUTECONTEXT_HTTPREQUEST_HEADERSENTRY']._serialized_end=756
+  _globals['_ATTRIBUTECONTEXT_CONTEXTEXTENSIONSENTRY']._serialized_start=758
+  _globals['_ATTRIBUTECONTEXT_CONTEXTEXTENSIONSENTRY']._serialized_end=814
+  _globals['_ADDRESS']._serialized_start=816
+  _globals['_ADDRESS']._serialized_end=882
+  _globals['_SOCKETADDRESS']._serialized_start=884
+  _globals['_SOCKETADDRESS']._serialized_end=916
+  _globals['_METADATA']._serialized_start=919
+  _globals['_METADATA']._serialized_end=1082
+  _globals['_METADATA_FILTERMETADATAENTRY']._serialized_start=1004
+  _globals['_METADATA_FILTERMETADATAENTRY']._serialized_end=1082
+  _globals['_CHECKRESPONSE']._serialized_start=1085
+  _globals['_CHECKRESPONSE']._serialized_end=1326
+  _globals['_DENIEDHTTPRESPONSE']._serialized_start=1329
+  _globals['_DENIEDHTTPRESPONSE']._serialized_end=1463
+  _globals['_OKHTTPRESPONSE']._serialized_start=1465
+  _globals['_OKHTTPRESPONSE']._serialized_end=1562
+  _globals['_HTTPSTATUS']._serialized_start=1564
+  _globals['_HTTPSTATUS']._serialized_end=1590
+  _globals['_HEADERVALUEOPTION']._serialized_start=1592
+  _globals['_HEADERVALUEOPTION']._serialized_end=1681
+  _globals['_HEADERVALUE']._serialized_start=1683
+  _globals['_HEADERVALUE']._serialized_end=1724
 # @@protoc_insertion_point(module_scope)

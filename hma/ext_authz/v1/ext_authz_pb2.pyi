@@ -152,8 +152,29 @@ class AttributeContext(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class ContextExtensionsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     SOURCE_FIELD_NUMBER: _builtins.int
     REQUEST_FIELD_NUMBER: _builtins.int
+    CONTEXT_EXTENSIONS_FIELD_NUMBER: _builtins.int
     METADATA_CONTEXT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def source(self) -> Global___AttributeContext.Peer:
@@ -164,6 +185,10 @@ class AttributeContext(_message.Message):
         """The request."""
 
     @_builtins.property
+    def context_extensions(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """What the route that it will take says about it."""
+
+    @_builtins.property
     def metadata_context(self) -> Global___Metadata:
         """What other filters have said about it."""
 
@@ -172,11 +197,12 @@ class AttributeContext(_message.Message):
         *,
         source: Global___AttributeContext.Peer | None = ...,
         request: Global___AttributeContext.Request | None = ...,
+        context_extensions: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         metadata_context: Global___Metadata | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["metadata_context", b"metadata_context", "request", b"request", "source", b"source"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["metadata_context", b"metadata_context", "request", b"request", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_extensions", b"context_extensions", "metadata_context", b"metadata_context", "request", b"request", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -22,7 +22,7 @@ from services.meta_agent.access.doorkeeper import Doorkeeper
 from services.meta_agent.access.identity import HEADER, sign_identity
 from services.meta_agent.access.observing import AccessObserver
 from services.meta_agent.access.refusing import Refusal
-from services.meta_agent.access.roles import least_role_of_path
+from services.meta_agent.access.roles import least_role_of_route
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -30,6 +30,8 @@ SERVICE = "envoy.service.auth.v3.Authorization"
 _CALLER = "x-hma-caller"
 _SECRETS = ("authorization", "x-api-key")
 _OVERWRITE = 2
+# gateway/envoy.yaml has it, too.
+_ROUTE_ROLE = "least_role"
 _MOST_PATH_CHARS = 200
 _log = logging.getLogger(__name__)
 
@@ -84,7 +86,7 @@ class ExtAuthzServicer:
                 address=address,
                 request_id=request_id,
             )
-            caller.require(least_role_of_path(http.path))
+            caller.require(least_role_of_route(attributes.context_extensions.get(_ROUTE_ROLE, "")))
         except Refusal as refusal:
             error, subject, tenant = refusal.error, refusal.subject, refusal.tenant
         except PermissionDenied as denied:

@@ -38,9 +38,6 @@ LEAST_ROLE: dict[str, Role] = {
     _ADMIN + "SetQuota": OPERATOR,
 }
 
-# What the gateway serves from elsewhere than an RPC.
-_LEAST_ROLE_OF_PATH: dict[str, Role] = {"/metrics": OPERATOR}
-
 
 def is_public(method: str) -> bool:
     """Whether a gRPC method, such as "/hma.v1.MetaAgentService/GetJob", is for callers."""
@@ -52,12 +49,15 @@ def least_role(method: str) -> Role:
     return LEAST_ROLE.get(method, OPERATOR)
 
 
-def least_role_of_path(path: str) -> Role:
+def least_role_of_route(asked: str) -> Role:
     """The role that the gateway asks for before it lets a request pass.
 
     RPCs ask for theirs themselves: only they know what a path of the HTTP API stands for.
+
+    Args:
+        asked: What the gateway's route says; empty: nothing.
     """
-    return _LEAST_ROLE_OF_PATH.get(path.partition("?")[0], READER)
+    return (role_of_name(asked) or OPERATOR) if asked else READER
 
 
 def role_of_name(name: str) -> Role | None:
