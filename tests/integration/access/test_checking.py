@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,11 @@ async def until_code(door: Door, key: str, code: int) -> ext_authz_pb2.CheckResp
         if answer.status.code == code:
             return answer
         await asyncio.sleep(0.02)
+
+
+async def read_into(told: list[Any], updates: AsyncIterator[Any]) -> None:
+    async for update in updates:
+        told.append(update)  # noqa: PERF401 - what came before it ended is what counts
 
 
 async def test_who_passes_gets_an_identity_and_loses_the_credential(door: Door) -> None:
@@ -104,10 +110,11 @@ async def test_only_the_gateway_may_ask(door: Door, caller: Any) -> None:
 
 
 async def test_a_call_that_nobody_has_let_pass_is_refused_and_told(door: Door) -> None:
-    for method, request in (
+    calls: list[tuple[Any, Any]] = [
         (door.edge.api.ListJobs, meta_agent_pb2.ListJobsRequest()),
         (door.admin.ListKeys, admin_pb2.ListKeysRequest()),
-    ):
+    ]
+    for method, request in calls:
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await method(request, timeout=10, metadata=(("x-hma-tenant", "acme"),))
         assert isinstance(from_rpc_error(error.value), Unauthenticated)
@@ -148,6 +155,37 @@ async def test_a_revocation_reaches_the_other_replica_at_once(
             await asyncio.sleep(0.01)
         # Sooner than what is remembered is too old: it was told.
         assert time.monotonic() - began < 0.9
+
+
+async def test_a_stream_tells_nothing_more_once_its_key_is_revoked(door: Door) -> None:
+    made = await door.make_key(role=admin_pb2.CALLER_ROLE_USER)
+    answer = await door.check(x_api_key=made.secret)
+    mine = ((HEADER, answer.ok_response.headers[0].header.value),)
+    request = meta_agent_pb2.CreateJobRequest(job=door.edge.spec())
+    job_id = (await door.edge.api.CreateJob(request, timeout=10, metadata=mine)).job_id
+    watch = door.edge.api.WatchJob(
+        meta_agent_pb2.WatchJobRequest(job_id=job_id), timeout=30, metadata=mine
+    )
+    updates = aiter(watch)
+    await anext(updates)
+    # Time goes by, and the key is good: it goes on.
+    await asyncio.sleep(1.1)
+    await door.edge.note(job_id, "still told")
+    while (await anext(updates)).event.state_changed.reason != "still told":
+        pass
+    await door.admin.RevokeKey(
+        admin_pb2.RevokeKeyRequest(key_id=made.key.key_id),
+        timeout=10,
+        metadata=identity("default", OPERATOR),
+    )
+    await asyncio.sleep(1.1)
+    await door.edge.note(job_id, "not told any more")
+    told: list[Any] = []
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await read_into(told, updates)
+    assert [each for each in told if each.event.state_changed.reason == "not told any more"] == []
+    assert from_rpc_error(error.value).reason == "KEY_REVOKED"
+    assert door.heard.refusals[-1]["method"] == "WatchJob"
 
 
 async def test_without_the_database_nobody_passes_and_nobody_is_refused(
