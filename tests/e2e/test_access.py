@@ -468,7 +468,8 @@ def test_details_of_a_refusal_say_whose_domain_they_are(door: Door) -> None:
         stub = meta_agent_pb2_grpc.MetaAgentServiceStub(channel)
         with pytest.raises(grpc.RpcError) as error:
             stub.ListJobs(meta_agent_pb2.ListJobsRequest(), timeout=15)
-    trailers: dict[str, Any] = {key: value for key, value in error.value.trailing_metadata()}
+    call: Any = error.value
+    trailers = dict(call.trailing_metadata())
     info = error_details_pb2.ErrorInfo()
     status = status_pb2.Status.FromString(trailers["grpc-status-details-bin"])
     assert status.details[0].Unpack(info)
