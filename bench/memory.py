@@ -60,6 +60,7 @@ async def _measure(directory: Path, streams: int, stack: ExitStack) -> None:
             **os.environ,
             **llm.environment(),
             "HMA_LLM_PROFILE": "standard",
+            "HMA_AUTH": "none",
             "HMA_DATABASE_URL": database_url(data),
             "HMA_META_AGENT_PORT": str(meta_agent),
             "HMA_META_AGENT_METRICS_PORT": str(meta_metrics),

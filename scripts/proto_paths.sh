@@ -18,6 +18,6 @@ run_protoc() {
     local python_root=$PWD
     cd "$root"
     case $PYTHON in /*) ;; *) PYTHON=$python_root/$PYTHON ;; esac
-    "$PYTHON" -m grpc_tools.protoc -I. -I"$well_known" -I"$googleapis" "$@" hma/v1/*.proto
+    "$PYTHON" -m grpc_tools.protoc -I. -I"$well_known" -I"$googleapis" "$@" $(find hma -name '*.proto' | LC_ALL=C sort)
   )
 }

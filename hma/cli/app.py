@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "delete": ("hma.cli.commands.jobs", "delete"),
     "usage": ("hma.cli.commands.usage", "usage"),
     "reconcile": ("hma.cli.commands.reconcile", "reconcile_command"),
+    "keys": ("hma.cli.commands.keys", "keys"),
     "status": ("hma.cli.commands.system", "status"),
     "doctor": ("hma.cli.commands.system", "doctor"),
     "probe": ("hma.cli.commands.probe", "probe"),
@@ -74,6 +75,7 @@ class Commands(click.Group):
 def hma() -> None:
     """Run teams of LLM agents under a hard token budget.
 
-    HMA is looked for at localhost:8080; --server or HMA_SERVER name another place.
+    HMA is looked for at localhost:8080; --server or HMA_SERVER name another place. Your key is
+    in HMA_API_KEY, or in the file that HMA_API_KEY_FILE names.
     Every command has --help with examples, and --output json for programs.
     """

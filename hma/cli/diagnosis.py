@@ -19,7 +19,7 @@ import grpc
 from hma import __version__
 from hma.client import Backoff, Client
 from hma.client.connection import Server
-from hma.errors import HmaError
+from hma.errors import HmaError, Unauthenticated
 from hma.v1 import meta_agent_pb2
 
 _TIMEOUT = 3.0
@@ -169,6 +169,13 @@ def _gateway(
     if status is not None:
         load = f"{status.running_jobs:,} jobs at work, {status.queued_jobs:,} queued"
         return Finding("gateway", Health.GOOD, f"{address.target} answers; {load}")
+    if isinstance(problem, Unauthenticated):
+        return Finding(
+            "gateway",
+            Health.BAD,
+            f"{address.target} answers, but not to you: {problem.message}",
+            "set HMA_API_KEY, or HMA_API_KEY_FILE; `make up` says where its key is",
+        )
     if problem is not None and problem.reason != "UNREACHABLE":
         return Finding(
             "gateway",

@@ -13,6 +13,8 @@ from google.protobuf.message import Message
 from hma.client import requests
 from hma.client.backoff import Backoff, repeatable, resumable
 from hma.client.connection import OPTIONS, Server, failure_of
+from hma.client.credentials import with_credentials
+from hma.client.keys import Keys
 from hma.client.periods import MomentLike, UsageBy, get_usage
 from hma.client.requests import DurationLike, JobOptions
 from hma.client.watching import PAUSE, WAIT_SLICE, Cursor, patience
@@ -33,9 +35,14 @@ class Client:
         server: "host:port" or an http(s) URL; default HMA_SERVER, else localhost:8080.
         timeout: Seconds that one call may take, retries included. Does not limit
             `wait`, `run` and `watch`, which last as long as their job.
-        metadata: Sent with every call, for example `[("authorization", "Bearer …")]`.
+        api_key: A key (`hma keys create`) or a token; default HMA_API_KEY, else the content
+            of the file that HMA_API_KEY_FILE names; "" for none.
+        metadata: Sent with every call, too.
         backoff: How calls are tried again.
         resume: How a broken watch is resumed.
+
+    Attributes:
+        keys: Makes, lists, renews and ends keys.
     """
 
     def __init__(
@@ -43,13 +50,14 @@ class Client:
         server: str | None = None,
         *,
         timeout: float = 30.0,
+        api_key: str | None = None,
         metadata: Sequence[tuple[str, str]] = (),
         backoff: Backoff | None = None,
         resume: Backoff | None = None,
     ) -> None:
         self._server = Server.parse(server)
         self._timeout = timeout
-        self._metadata = tuple(metadata)
+        self._metadata = with_credentials(metadata, api_key)
         self._backoff = backoff or Backoff()
         self._resume = resume or Backoff(tries=8)
         if self._server.secure:
@@ -59,6 +67,7 @@ class Client:
         else:
             self._channel = grpc.insecure_channel(self._server.target, options=OPTIONS)
         self._stub = meta_agent_pb2_grpc.MetaAgentServiceStub(self._channel)
+        self.keys = Keys(self._channel, self._call)
 
     def __enter__(self) -> Self:
         return self
@@ -322,6 +331,7 @@ class Client:
         timeout: float | None = None,
         *,
         gone: T | None = None,
+        once: bool = False,
     ) -> T:
         """Calls, and calls again while the server is away and there is time.
 
@@ -330,6 +340,7 @@ class Client:
             request: What to send.
             timeout: Seconds for all tries; default the client's.
             gone: What NOT_FOUND means after a try whose answer was lost.
+            once: Not again: what is asked for must not happen twice.
         """
         end = time.monotonic() + (self._timeout if timeout is None else timeout)
         failures = 0
@@ -345,6 +356,6 @@ class Client:
                 failures += 1
                 wait = self._backoff.delay(failures, failure)
                 late = time.monotonic() + wait >= end
-                if not repeatable(failure) or self._backoff.exhausted(failures) or late:
+                if once or late or not repeatable(failure) or self._backoff.exhausted(failures):
                     raise failure from error
             time.sleep(wait)

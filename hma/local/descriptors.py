@@ -13,6 +13,7 @@ from google.protobuf.descriptor import FileDescriptor
 from google.rpc import error_details_pb2, status_pb2
 
 from hma.v1 import (
+    admin_pb2,
     analyst_pb2,
     attempt_pb2,
     common_pb2,
@@ -29,6 +30,7 @@ _ROOTS = (
     attempt_pb2,
     job_pb2,
     meta_agent_pb2,
+    admin_pb2,
     analyst_pb2,
     worker_pb2,
     reducer_pb2,

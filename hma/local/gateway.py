@@ -15,7 +15,10 @@ import envoy
 import yaml
 
 from hma.local.descriptors import write_descriptor_set
+from hma.local.gateway_access import access_values
+from hma.local.secret_files import write_secret
 from hma.local.settings import StackSettings
+from hma.rpc.internal_keys import gateway_credential, read_internal_keys
 
 TEMPLATE = Path(__file__).parents[2] / "gateway" / "envoy.yaml"
 
@@ -42,6 +45,7 @@ _REPLIES: dict[int, tuple[int, str]] = {
     504: (4, "The time limit of this call has passed."),
 }
 _UNKNOWN = 2
+_ONLY_IF = "only_if"
 
 
 def configuration_path(settings: StackSettings) -> Path:
@@ -56,12 +60,18 @@ def write_configuration(settings: StackSettings) -> Path:
         settings: Ports, with no zeros left.
 
     Returns:
-        The path of the configuration.
+        The path of the configuration. It holds a credential: only its owner may read it.
+
+    Raises:
+        SettingsError: The file with the services' key is not one.
     """
     path = configuration_path(settings)
     descriptors = path.with_name("hma.protoset")
     write_descriptor_set(descriptors)
-    path.write_text(json.dumps(render(settings, descriptors), indent=1))
+    credential = ""
+    if settings.access.required:
+        credential = gateway_credential(read_internal_keys(settings.internal_keys)[0])
+    write_secret(path, json.dumps(render(settings, descriptors, credential), indent=1))
     return path
 
 
@@ -81,12 +91,13 @@ def command(configuration: Path) -> list[str]:
     ]
 
 
-def render(settings: StackSettings, descriptors: Path) -> Any:
+def render(settings: StackSettings, descriptors: Path, credential: str = "") -> Any:
     """Envoy's configuration for `settings`.
 
     Args:
         settings: Ports, with no zeros left.
         descriptors: Where Envoy finds the FileDescriptorSet of the contracts.
+        credential: With which Envoy asks the MetaAgent whether a request may pass.
     """
     upstream = settings.connect_host
     workers = [settings.worker_port + i for i in range(settings.workers)]
@@ -107,18 +118,27 @@ def render(settings: StackSettings, descriptors: Path) -> Any:
         "meta_agent_metrics": _endpoints(
             "meta_agent_metrics", upstream, [settings.meta_agent_metrics_port]
         ),
+        **access_values(settings.access, credential),
     }
     return _fill(yaml.safe_load(TEMPLATE.read_text()), values)
 
 
 def _fill(node: Any, values: dict[str, Any]) -> Any:
     if isinstance(node, dict):
-        return {key: _fill(value, values) for key, value in node.items()}
+        return {
+            _fill(key, values): _fill(value, values)
+            for key, value in node.items()
+            if key != _ONLY_IF
+        }
     if isinstance(node, list):
-        return [_fill(item, values) for item in node]
+        return [_fill(item, values) for item in node if _wanted(item, values)]
     if isinstance(node, str) and node.startswith("${") and node.endswith("}"):
         return values[node[2:-1]]
     return node
+
+
+def _wanted(item: Any, values: dict[str, Any]) -> bool:
+    return not isinstance(item, dict) or bool(_fill(item.get(_ONLY_IF, True), values))
 
 
 def _endpoints(cluster: str, host: str, ports: Iterable[int]) -> dict[str, Any]:
@@ -140,6 +160,16 @@ def _local_replies() -> Iterable[dict[str, Any]]:
         _header("content-type", string_match={"prefix": "application/grpc"}, invert_match=True),
         _header("x-envoy-original-path", present_match=True),
     )
+    # Refused by the MetaAgent, which has written the whole body.
+    refused = {"response_flag_filter": {"flags": ["UAEX"]}}
+    for status in (401, 403):
+        yield {
+            "filter": _and(_status(status), refused, json_client),
+            "body_format_override": {
+                "text_format_source": {"inline_string": "%LOCAL_REPLY_BODY%"},
+                "content_type": "application/json",
+            },
+        }
     yield _mapper(_and(_status(200), json_client), {"status": "SERVING"})
     for status, (code, sentence) in _REPLIES.items():
         yield _mapper(_and(_status(status), json_client), _rpc_status(code, sentence))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hma.local import gateway
+from hma.local.access import key_path
 from hma.local.database import database_url
 from hma.local.readiness import Check, database_answers, grpc_serves, http_answers
 from hma.local.settings import StackSettings
@@ -80,7 +81,16 @@ def client_environment(
         "HMA_SERVER": f"{settings.connect_host}:{settings.gateway_port}",
         # `hma demo` also asks the model directly, for comparison.
         "HMA_LLM_PORT": str(settings.llm_port),
+        **_key_of(settings, environ),
     }
+
+
+def _key_of(settings: StackSettings, environ: Mapping[str, str]) -> dict[str, str]:
+    """Where the client finds the stack's own key, unless it has been given another."""
+    own = any(environ.get(name) for name in ("HMA_API_KEY", "HMA_API_KEY_FILE"))
+    if own or not settings.access.required:
+        return {}
+    return {"HMA_API_KEY_FILE": str(key_path(settings))}
 
 
 class _Table:
@@ -103,6 +113,8 @@ class _Table:
             "HMA_WORKER_ADDRESS": internal,
             "HMA_REDUCER_ADDRESS": internal,
         }
+        if settings.access.required:
+            self._shared["HMA_INTERNAL_KEY_FILE"] = str(settings.internal_keys)
 
     def database(self) -> Part:
         data = self._settings.data / "pg"

@@ -12,10 +12,11 @@ import os
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hma.local.access_settings import StackAccess
 from hma.settings import Seconds, Secret, at_least, is_port, load, setting
 
 _PORT_FIELDS_PER_WORKER = ("worker_port", "worker_metrics_port")
@@ -28,6 +29,7 @@ class StackSettings:
     A port of 0 means any free one. Worker `i` (from 0) listens on its port plus `i`.
     """
 
+    access: StackAccess = field(default_factory=StackAccess)
     host: str = setting("HMA_HOST", "127.0.0.1", "Address that every part binds.")
     gateway_port: int = setting(
         "HMA_GATEWAY_PORT", 8080, "Envoy: gRPC, gRPC-Web and HTTP/JSON for clients.", check=is_port
@@ -93,6 +95,12 @@ class StackSettings:
         return Path(self.data_dir).absolute()
 
     @property
+    def internal_keys(self) -> Path:
+        """The file with the key that the services share, absolute."""
+        own = self.access.internal_key_file
+        return Path(own).absolute() if own else self.data / "access" / "internal-key"
+
+    @property
     def connect_host(self) -> str:
         """The address under which the parts reach each other."""
         return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104
@@ -109,26 +117,26 @@ class StackSettings:
 
     def ports(self) -> Iterator[tuple[str, str, int]]:
         """Yields (environment variable, part, port) of every port that will be bound."""
-        for field in dataclasses.fields(self):
-            if field.metadata.get("check") is not is_port:
+        for each in dataclasses.fields(self):
+            if each.metadata.get("check") is not is_port:
                 continue
-            if field.name == "llm_port" and not self.embeds_llm:
+            if each.name == "llm_port" and not self.embeds_llm:
                 continue
-            variable, port = field.metadata["variable"], getattr(self, field.name)
-            if field.name in _PORT_FIELDS_PER_WORKER:
+            variable, port = each.metadata["variable"], getattr(self, each.name)
+            if each.name in _PORT_FIELDS_PER_WORKER:
                 for index in range(self.workers):
-                    yield variable, f"{field.name} of worker-{index + 1}", port + index
+                    yield variable, f"{each.name} of worker-{index + 1}", port + index
             else:
-                yield variable, field.name.removesuffix("_port"), port
+                yield variable, each.name.removesuffix("_port"), port
 
     def resolved(self) -> StackSettings:
         """The same settings with a free port in place of every 0."""
         changes: dict[str, Any] = {}
         with ExitStack() as held:
-            for field in dataclasses.fields(self):
-                if field.metadata.get("check") is is_port and getattr(self, field.name) == 0:
-                    count = self.workers if field.name in _PORT_FIELDS_PER_WORKER else 1
-                    changes[field.name] = _free_run(held, self.host, count)
+            for each in dataclasses.fields(self):
+                if each.metadata.get("check") is is_port and getattr(self, each.name) == 0:
+                    count = self.workers if each.name in _PORT_FIELDS_PER_WORKER else 1
+                    changes[each.name] = _free_run(held, self.host, count)
         return dataclasses.replace(self, **changes) if changes else self
 
 
@@ -138,7 +146,9 @@ def load_stack(environ: Mapping[str, str] = os.environ) -> StackSettings:
     Raises:
         SettingsError: A variable is wrong; the message names it.
     """
-    return load(StackSettings, environ).resolved()
+    settings = load(StackSettings, environ)
+    settings.access.check(settings.host)
+    return settings.resolved()
 
 
 def _free_run(held: ExitStack, host: str, count: int) -> int:

@@ -26,6 +26,7 @@ from mirakuru.base import cleanup_subprocesses
 from mirakuru.exceptions import ProcessFinishedWithError
 
 from hma.errors import HmaError, SettingsError
+from hma.local.access import make_first_key, make_internal_key
 from hma.local.gateway import write_configuration
 from hma.local.parts import Part, parts
 from hma.local.ports import check_ports
@@ -87,6 +88,7 @@ class Stack:
         on_ready: Callable[[Part, float], None] = lambda part, seconds: None,
     ) -> None:
         self.parts = parts(settings, environ)
+        self._environ = environ
         self._interrupted_by = 0
         self._stopping = False
         self._settings = settings
@@ -161,6 +163,8 @@ class Stack:
         atexit.unregister(cleanup_subprocesses)
         _lock(self._settings.data, self._held)
         check_ports(self._settings)
+        if self._settings.access.required:
+            make_internal_key(self._settings)
         write_configuration(self._settings)
         start = time.monotonic()
         # All at once: most of the time is Python's imports, and none needs another to
@@ -181,6 +185,15 @@ class Stack:
                     "(HMA_LOCAL_START_TIMEOUT)",
                 )
             time.sleep(_POLL_S)
+        if self._settings.access.required:
+            self._make_first_key()
+
+    def _make_first_key(self) -> None:
+        try:
+            make_first_key(self._settings, self._environ)
+        except HmaError as error:
+            part = next(part for part in self.parts if part.name == "meta-agent")
+            raise PartFailed(part, f"did not make the first key: {error.message}") from error
 
     def _launch(self, part: Part) -> SimpleExecutor:
         part.log.parent.mkdir(parents=True, exist_ok=True)

@@ -111,6 +111,11 @@ class ServerSettings:
         "how long running RPCs may go on after that",
         check=at_least(0),
     )
+    reflection: bool = setting(
+        "HMA_REFLECTION",
+        True,
+        "whether servers describe their RPCs to everybody (gRPC reflection)",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,10 +125,12 @@ class Service:
     Attributes:
         name: Full name, for example "hma.v1.WorkerService".
         register: Adds its servicer to a server.
+        described: Whether reflection tells of it: its descriptors must be those of its name.
     """
 
     name: str
     register: Callable[[grpc.aio.Server], None]
+    described: bool = True
 
 
 async def serve(
@@ -132,6 +139,7 @@ async def serve(
     *,
     readiness: Readiness,
     registry: CollectorRegistry,
+    interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
     pages: Mapping[str, Page] | None = None,
     on_drain: Callable[[], None] | None = None,
     hand_over: Callable[[float], Awaitable[None]] | None = None,
@@ -150,6 +158,7 @@ async def serve(
         services: What to serve, besides reflection and health.
         readiness: Polled; drives health for "" and every service.
         registry: Metrics of the process, served at /metrics.
+        interceptors: What goes before every RPC; they may raise `HmaError`.
         pages: More pages of metrics, by path.
         on_drain: Told when no new RPC is accepted; ends streams that have no end.
         hand_over: Finishes or gives away the process's work within so many seconds.
@@ -163,7 +172,7 @@ async def serve(
     hurry = asyncio.Event()
     metrics = _bind_metrics(settings, {"/metrics": registry, **(pages or {})})
     with metrics:
-        server, health, port = bind(settings, services, registry)
+        server, health, port = bind(settings, services, registry, interceptors)
         await server.start()
         _log.info("serving", extra={"port": port, "metrics_port": metrics.port})
         async with _signals(stop, hurry):
@@ -182,7 +191,10 @@ async def serve(
 
 
 def bind(
-    settings: ServerSettings, services: Sequence[Service], registry: CollectorRegistry
+    settings: ServerSettings,
+    services: Sequence[Service],
+    registry: CollectorRegistry,
+    interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
 ) -> tuple[grpc.aio.Server, Health, int]:
     """A server with services, health and reflection, bound but not started.
 
@@ -190,7 +202,7 @@ def bind(
         CannotServe: The port is taken or cannot be bound.
     """
     server = grpc.aio.server(
-        interceptors=[RpcInterceptor(AccessMetrics(registry))],
+        interceptors=[RpcInterceptor(AccessMetrics(registry)), *interceptors],
         maximum_concurrent_rpcs=settings.max_concurrent_rpcs,
         options=_options(settings),
     )
@@ -199,7 +211,11 @@ def bind(
     names = [service.name for service in services]
     health = Health(names)
     health.register(server)
-    reflection.enable_server_reflection([*names, Health.NAME, reflection.SERVICE_NAME], server)
+    if settings.reflection:
+        described = [service.name for service in services if service.described]
+        reflection.enable_server_reflection(
+            [*described, Health.NAME, reflection.SERVICE_NAME], server
+        )
     try:
         port = server.add_insecure_port(f"{settings.host}:{settings.port}")
     except RuntimeError:

@@ -19,7 +19,11 @@ from hma.rpc.channel import open_channel
 from hma.rpc.server import Service, serve
 from hma.rpc.service import run_service
 from hma.telemetry.metrics import new_registry
-from hma.v1 import meta_agent_pb2_grpc
+from hma.v1 import admin_pb2_grpc, meta_agent_pb2_grpc
+from services.meta_agent.access.admin_servicer import AdminServicer
+from services.meta_agent.access.observing import LoggedAccess
+from services.meta_agent.access.opening import open_access
+from services.meta_agent.access.parts_to_come import AuditToCome, QuotasToCome
 from services.meta_agent.deciding.rules import Rules
 from services.meta_agent.driving.breaker import BreakerRules
 from services.meta_agent.driving.capacity import Capacity
@@ -112,6 +116,9 @@ async def main(settings: MetaAgentSettings) -> None:
             max_failed_claims=settings.max_failed_claims,
         )
         driven.append(drivers)
+        access = await stack.enter_async_context(
+            open_access(settings.access, store, LoggedAccess(), tenant=settings.tenant)
+        )
         relays = await stack.enter_async_context(
             Relays(
                 replica_id,
@@ -153,11 +160,14 @@ async def main(settings: MetaAgentSettings) -> None:
             expiry.run(),
             idle.run(),
             _sample(drivers, watches, relays, registry),
+            *(run() for run in access.work),
         ]
+        services = services_of(settings, store, watches, status, rules, reader=reader, board=board)
         async with _in_background(work, stop):
             await serve(
                 settings.server,
-                services_of(settings, store, watches, status, rules, reader=reader, board=board),
+                [*services, *access.services],
+                interceptors=[access.interceptor],
                 readiness=partial(_readiness, store),
                 registry=registry,
                 pages={"/fleet": page},
@@ -202,6 +212,7 @@ def services_of(
         public_url=settings.public_url,
     )
     internal = InternalServicer(store, rules, board)
+    admin = AdminServicer(store.keys, store.clock, quotas=QuotasToCome(), audit=AuditToCome())
     grpc = meta_agent_pb2_grpc
     return [
         Service(
@@ -209,6 +220,10 @@ def services_of(
         ),
         Service(
             "hma.v1.InternalService", partial(grpc.add_InternalServiceServicer_to_server, internal)
+        ),
+        Service(
+            "hma.v1.AdminService",
+            partial(admin_pb2_grpc.add_AdminServiceServicer_to_server, admin),
         ),
     ]
 

@@ -12,6 +12,8 @@ from hma.llm.settings import LlmSettings
 from hma.rpc.channel import ChannelSettings
 from hma.rpc.server import ServerSettings
 from hma.settings import Bytes, Seconds, Secret, at_least, is_port, setting
+from services.meta_agent.access.settings import AccessSettings
+from services.meta_agent.access.tenants import NAME_RULE, is_tenant
 from services.meta_agent.edge.limits import Limits
 
 _INTERNAL_LISTENER = "127.0.0.1:8081"
@@ -63,8 +65,7 @@ def _is_share(value: float) -> str | None:
 
 
 def _is_tenant(value: str) -> str | None:
-    plain = value.isascii() and value.replace("-", "").replace("_", "").isalnum()
-    return None if plain else f"expected letters, digits, '-' and '_', got {value!r}"
+    return None if is_tenant(value) else f"expected {NAME_RULE}, got {value!r}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +73,7 @@ class MetaAgentSettings:
     """Everything that a MetaAgent is told from outside."""
 
     server: MetaAgentServerSettings = field(default_factory=MetaAgentServerSettings)
+    access: AccessSettings = field(default_factory=AccessSettings)
     limits: Limits = field(default_factory=Limits)
     llm: LlmSettings = field(default_factory=LlmSettings)
     channels: ChannelSettings = field(default_factory=ChannelSettings)
@@ -130,7 +132,7 @@ class MetaAgentSettings:
     tenant: str = setting(
         "HMA_DEFAULT_TENANT",
         "default",
-        "Whose the jobs are when nothing names a tenant",
+        "Whose the jobs are with HMA_AUTH=none, and whose the first key is",
         check=_is_tenant,
     )
     max_jobs: int = setting(
@@ -273,6 +275,7 @@ class MetaAgentSettings:
             faults.append(
                 "HMA_DATABASE_URL: is required, such as postgresql://user:password@host:5432/hma"
             )
+        faults += self.access.faults(self.server.host)
         limits = self.limits
         if limits.default_deadline > limits.max_deadline:
             faults.append("HMA_DEFAULT_DEADLINE: is longer than HMA_MAX_DEADLINE")

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from hma.local import gateway
+from hma.local.access_settings import StackAccess
 from hma.local.database import database_url
 from hma.local.descriptors import write_descriptor_set
 from hma.local.readiness import Check, database_answers, grpc_serves, http_answers
@@ -43,6 +44,7 @@ _ENVIRONMENT = {
     "HMA_LLM_PROFILE": "standard",
     "HMA_DATABASE_CONNECTIONS": "6",
     "HMA_LOG_FORMAT": "text",
+    "HMA_AUTH": "none",
     "PYTHONUNBUFFERED": "1",
 }
 # What the kernel has been given outlives the server. With synchronous_commit=off it would
@@ -229,7 +231,10 @@ class Fleet:
         descriptors = self.directory / "hma.protoset"
         write_descriptor_set(descriptors)
         settings = StackSettings(
-            gateway_port=self.port, gateway_internal_port=internal, gateway_admin_port=admin
+            access=StackAccess(auth="none"),
+            gateway_port=self.port,
+            gateway_internal_port=internal,
+            gateway_admin_port=admin,
         )
         configuration = gateway.render(settings, descriptors)
         for cluster in configuration["static_resources"]["clusters"]:

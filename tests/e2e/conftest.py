@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,18 +112,18 @@ def _with_proto_names(message: dict[str, Any]) -> dict[str, Any]:
     return {re.sub("[A-Z]", lambda m: f"_{m[0].lower()}", key): message[key] for key in message}
 
 
-@pytest.fixture(scope="session")
-def stack(open_directory: Path) -> Iterator[Stack]:
-    """The stack of the session."""
-    directory = open_directory / "e2e"
+@contextmanager
+def running_stack(directory: Path, **changes: str) -> Iterator[Stack]:
+    """A stack in a new directory, on ports of its own; `changes` are of its environment."""
     directory.mkdir()
     (directory / "handbook.md").write_text(DOCUMENT)
+    inherited = {**os.environ, **changes}
     zeros = {
         variable: "0"
         for variable, _, _ in StackSettings().ports()
-        if variable != "HMA_LLM_PORT" or not os.environ.get("HMA_LLM_BASE_URL")
+        if variable != "HMA_LLM_PORT" or not inherited.get("HMA_LLM_BASE_URL")
     }
-    environment = {**os.environ, **zeros, "HMA_DATA_DIR": str(directory / "var")}
+    environment = {**inherited, **zeros, "HMA_DATA_DIR": str(directory / "var")}
     settings = load_stack(environment)
     environment |= {variable: str(port) for variable, port in _table(settings).items()}
     environment["HMA_SERVER"] = f"127.0.0.1:{settings.gateway_port}"
@@ -148,6 +149,13 @@ def stack(open_directory: Path) -> Iterator[Stack]:
             process.send_signal(signal.SIGINT)
         code = process.wait(60)
     assert code == 0, output.read_text()
+
+
+@pytest.fixture(scope="session")
+def stack(open_directory: Path) -> Iterator[Stack]:
+    """The stack of the session; who calls is the business of test_access.py."""
+    with running_stack(open_directory / "e2e", HMA_AUTH="none") as running:
+        yield running
 
 
 def _table(settings: StackSettings) -> dict[str, int]:

@@ -24,6 +24,7 @@ _log = logging.getLogger(__name__)
 _JOBS = "hma_job"
 _CLAIMABLE = "hma_claimable"
 _DELETED = "hma_deleted"
+_KEYS = "hma_key"
 _PAYLOAD_BYTES = 7_900
 _REMEMBERED = 10_000
 _NOTIFY = "SELECT pg_notify($1, payload) FROM unnest($2::text[]) AS payload"
@@ -55,12 +56,14 @@ class Notifications:
         self._known: OrderedDict[str, int] = OrderedDict()
         self._heard_at: dict[str, float] = {}
         self._on_deleted: list[Callable[[str], None]] = []
+        self._on_key: list[Callable[[str], None]] = []
         self._waiters: dict[str, set[asyncio.Future[None]]] = {}
         self._claim_waiters: set[asyncio.Future[None]] = set()
         self._claimable = 0
         self._unsent: dict[str, int] = {}
         self._unsent_claimable = False
         self._unsent_deleted: set[str] = set()
+        self._unsent_keys: set[str] = set()
         self._send = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -111,6 +114,20 @@ class Notifications:
         self._heard_deleted(job_id)
         if len(self._unsent_deleted) < _REMEMBERED:
             self._unsent_deleted.add(job_id)
+        self._send.set()
+
+    def on_key(self, call: Callable[[str], None]) -> None:
+        """Has `call` told the id of each API key that is changed, on whichever replica.
+
+        A hint, too: one that comes while the connection is away is missed.
+        """
+        self._on_key.append(call)
+
+    def publish_key(self, key_id: str) -> None:
+        """Says that an API key was changed. Tells this replica at once."""
+        self._heard_key(key_id)
+        if len(self._unsent_keys) < _REMEMBERED:
+            self._unsent_keys.add(key_id)
         self._send.set()
 
     def forget_idle(self, idle: float) -> int:
@@ -196,6 +213,10 @@ class Notifications:
         for call in self._on_deleted:
             call(job_id)
 
+    def _heard_key(self, key_id: str) -> None:
+        for call in self._on_key:
+            call(key_id)
+
     def _heard_claimable(self) -> None:
         self._claimable += 1
         _wake(self._claim_waiters)
@@ -209,6 +230,10 @@ class Notifications:
         if channel == _DELETED:
             for job_id in str(payload).split():
                 self._heard_deleted(job_id)
+            return
+        if channel == _KEYS:
+            for key_id in str(payload).split():
+                self._heard_key(key_id)
             return
         for entry in str(payload).split():
             job_id, _, sequence = entry.partition(":")
@@ -239,6 +264,7 @@ class Notifications:
             await connection.add_listener(_JOBS, self._on_notification)
             await connection.add_listener(_CLAIMABLE, self._on_notification)
             await connection.add_listener(_DELETED, self._on_notification)
+            await connection.add_listener(_KEYS, self._on_notification)
             yield connection
         finally:
             connection.terminate()
@@ -250,11 +276,14 @@ class Notifications:
             unsent, self._unsent = self._unsent, {}
             claimable, self._unsent_claimable = self._unsent_claimable, False
             deleted, self._unsent_deleted = self._unsent_deleted, set()
+            keys, self._unsent_keys = self._unsent_keys, set()
             if unsent:
                 entries = [f"{job_id}:{sequence}" for job_id, sequence in unsent.items()]
                 await connection.execute(_NOTIFY, _JOBS, _payloads(entries))
             if deleted:
                 await connection.execute(_NOTIFY, _DELETED, _payloads(sorted(deleted)))
+            if keys:
+                await connection.execute(_NOTIFY, _KEYS, _payloads(sorted(keys)))
             if claimable:
                 await connection.execute(_NOTIFY, _CLAIMABLE, [""])
 

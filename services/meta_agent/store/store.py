@@ -14,6 +14,7 @@ from services.meta_agent.store.database import Database, open_database
 from services.meta_agent.store.documents import Documents
 from services.meta_agent.store.fleet import FleetMetrics
 from services.meta_agent.store.jobs import Jobs
+from services.meta_agent.store.keys import Keys
 from services.meta_agent.store.log import JobLog
 from services.meta_agent.store.migrate import migrate
 from services.meta_agent.store.notify import Notifications
@@ -63,6 +64,7 @@ class Store:
         fleet: Counters summed over the fleet.
         usage: Sums of the ledger.
         retention: Deletes what is old.
+        keys: API keys.
     """
 
     replica_id: str
@@ -78,6 +80,7 @@ class Store:
     fleet: FleetMetrics
     usage: UsageBook
     retention: Retention
+    keys: Keys
 
 
 @contextlib.asynccontextmanager
@@ -145,4 +148,5 @@ async def open_store(
             fleet=FleetMetrics(database, replica_id),
             usage=UsageBook(database),
             retention=Retention(database, notifications),
+            keys=Keys(database, notifications),
         )

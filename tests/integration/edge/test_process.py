@@ -36,6 +36,7 @@ async def meta_agent(**environ: str) -> AsyncIterator[Process]:
             "HMA_LLM_PORT": "1",
             "HMA_DRAIN_DELAY": "0.05",
             "HMA_DRAIN_GRACE": "5",
+            "HMA_AUTH": "none",
             **environ,
         },
         stderr=PIPE,

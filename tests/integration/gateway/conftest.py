@@ -78,7 +78,7 @@ class Gateway:
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """Envoy and its scripted services."""
     directory = tmp_path_factory.mktemp("gateway")
-    settings = load_stack({**_ANY_PORT, "HMA_DATA_DIR": str(directory)})
+    settings = load_stack({**_ANY_PORT, "HMA_DATA_DIR": str(directory), "HMA_AUTH": "none"})
     configuration = write_configuration(settings)
     backends = Backends(settings)
     log = directory / "envoy.log"

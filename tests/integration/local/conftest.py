@@ -124,6 +124,8 @@ class Starter:
                 "HMA_DATA_DIR": str(self.directory / data),
                 # Loading the embedded model is the e2e's business.
                 "HMA_LLM_BASE_URL": "http://127.0.0.1:1/v1",
+                # The stand-ins make no keys.
+                "HMA_AUTH": "none",
                 **environment,
             },
         )

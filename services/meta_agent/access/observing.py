@@ -1,0 +1,65 @@
+"""Who is told of calls that were refused at the door."""
+
+from __future__ import annotations
+
+import logging
+from typing import Protocol
+
+_log = logging.getLogger(__name__)
+
+
+class AccessObserver(Protocol):
+    """Is told of refusals. It must neither wait nor raise: the caller waits for the answer."""
+
+    def denied(
+        self,
+        *,
+        subject: str,
+        tenant: str,
+        method: str,
+        address: str,
+        request_id: str,
+        reason: str,
+        code: str,
+    ) -> None:
+        """A call was refused.
+
+        Args:
+            subject: "key:…" or "jwt:…" when it is known who called, else "".
+            tenant: Whose trail it belongs in; "" when that is not known.
+            method: The RPC, or verb and path of what the gateway was asked for.
+            address: Where the call came from.
+            request_id: The gateway's id of the request.
+            reason: ErrorInfo's reason, such as "KEY_REVOKED".
+            code: The gRPC code, such as "UNAUTHENTICATED".
+        """
+        ...
+
+
+class LoggedAccess:
+    """Says refusals in the log, without a credential."""
+
+    def denied(
+        self,
+        *,
+        subject: str,
+        tenant: str,
+        method: str,
+        address: str,
+        request_id: str,
+        reason: str,
+        code: str,
+    ) -> None:
+        """A call was refused."""
+        _log.info(
+            "refused",
+            extra={
+                "subject": subject,
+                "tenant": tenant,
+                "method": method,
+                "address": address,
+                "request_id": request_id,
+                "reason": reason,
+                "code": code,
+            },
+        )
