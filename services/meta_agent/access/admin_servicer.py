@@ -213,6 +213,8 @@ def _key(row: KeyRow) -> admin_pb2.ApiKey:
         "old_secret_expire_time",
     ):
         moment: datetime | None = getattr(row, name)
+        if name == "old_secret_expire_time" and row.revoke_time is not None:
+            continue  # it has ended with the key
         if moment is not None:
             stamp: Timestamp = getattr(key, name)
             stamp.FromDatetime(moment)
