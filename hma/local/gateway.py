@@ -14,6 +14,7 @@ from typing import Any
 import envoy
 import yaml
 
+from hma.gateway.replies import internal_mappers, public_mappers
 from hma.local.descriptors import write_descriptor_set
 from hma.local.settings import StackSettings
 
@@ -22,26 +23,6 @@ TEMPLATE = Path(__file__).parents[2] / "gateway" / "envoy.yaml"
 # 32 MiB of documents in base64, and the rest of the request.
 MAX_REQUEST_BYTES = 48 << 20
 MAX_RESPONSE_BYTES = 64 << 20
-
-# HTTP status of Envoy's own replies -> google.rpc.Code of the same meaning, and a sentence
-# where Envoy's own words would not help.
-_REPLIES: dict[int, tuple[int, str]] = {
-    400: (3, ""),
-    401: (16, ""),
-    403: (7, ""),
-    404: (
-        5,
-        "Nothing answers %REQ(X-ENVOY-ORIGINAL-METHOD?:METHOD)% at this path. "
-        "Jobs are at /v1/jobs, metrics at /metrics, health at /healthz.",
-    ),
-    408: (4, ""),
-    413: (3, "The request is larger than 48 MiB. Send fewer or smaller documents."),
-    415: (3, ""),
-    429: (8, ""),
-    503: (14, "No MetaAgent is ready. It may be starting; try again in a few seconds."),
-    504: (4, "The time limit of this call has passed."),
-}
-_UNKNOWN = 2
 
 
 def configuration_path(settings: StackSettings) -> Path:
@@ -99,7 +80,9 @@ def render(settings: StackSettings, descriptors: Path) -> Any:
         "cors_origins": settings.cors_origins,
         "max_request_bytes": MAX_REQUEST_BYTES,
         "max_response_bytes": MAX_RESPONSE_BYTES,
-        "local_reply_mappers": list(_local_replies()),
+        "local_reply_mappers": public_mappers(),
+        "internal_reply_mappers": internal_mappers(),
+        **settings.limits.template_values(),
         "meta_agent": _endpoints("meta_agent", upstream, [settings.meta_agent_port]),
         "worker": _endpoints("worker", upstream, workers),
         "analyst": _endpoints("analyst", upstream, [settings.analyst_port]),
@@ -129,47 +112,3 @@ def _endpoints(cluster: str, host: str, ports: Iterable[int]) -> dict[str, Any]:
         "cluster_name": cluster,
         "endpoints": [{"lb_endpoints": [endpoint(port) for port in ports]}],
     }
-
-
-def _local_replies() -> Iterable[dict[str, Any]]:
-    """JSON bodies for the replies Envoy makes itself, except towards gRPC clients.
-
-    A transcoded request looks like gRPC by then, but keeps its path in a header.
-    """
-    json_client = _or(
-        _header("content-type", string_match={"prefix": "application/grpc"}, invert_match=True),
-        _header("x-envoy-original-path", present_match=True),
-    )
-    yield _mapper(_and(_status(200), json_client), {"status": "SERVING"})
-    for status, (code, sentence) in _REPLIES.items():
-        yield _mapper(_and(_status(status), json_client), _rpc_status(code, sentence))
-    yield _mapper(json_client, _rpc_status(_UNKNOWN, ""))
-
-
-def _rpc_status(code: int, sentence: str) -> dict[str, Any]:
-    return {"code": code, "message": sentence or "%LOCAL_REPLY_BODY%", "details": []}
-
-
-def _mapper(when: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "filter": when,
-        "body_format_override": {"json_format": body, "content_type": "application/json"},
-    }
-
-
-def _and(*filters: dict[str, Any]) -> dict[str, Any]:
-    return {"and_filter": {"filters": list(filters)}}
-
-
-def _or(*filters: dict[str, Any]) -> dict[str, Any]:
-    return {"or_filter": {"filters": list(filters)}}
-
-
-def _header(name: str, **match: Any) -> dict[str, Any]:
-    header = {"name": name, "treat_missing_header_as_empty": "string_match" in match, **match}
-    return {"header_filter": {"header": header}}
-
-
-def _status(status: int) -> dict[str, Any]:
-    value = {"default_value": status, "runtime_key": f"hma.local_reply_{status}"}
-    return {"status_code_filter": {"comparison": {"op": "EQ", "value": value}}}

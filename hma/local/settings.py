@@ -12,10 +12,11 @@ import os
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hma.gateway.limits import GatewayLimits
 from hma.settings import Seconds, Secret, at_least, is_port, load, setting
 
 _PORT_FIELDS_PER_WORKER = ("worker_port", "worker_metrics_port")
@@ -86,6 +87,7 @@ class StackSettings:
         r"https?://(localhost|127\.0\.0\.1|\[::1\])(:[0-9]+)?",
         "Regular expression (RE2) of the web origins that may call the gateway.",
     )
+    limits: GatewayLimits = field(default_factory=GatewayLimits)
 
     @property
     def data(self) -> Path:

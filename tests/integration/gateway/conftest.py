@@ -6,7 +6,8 @@ import http.client
 import json
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,16 +77,36 @@ class Gateway:
 
 @pytest.fixture(scope="package")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    """Envoy and its scripted services."""
-    directory = tmp_path_factory.mktemp("gateway")
-    settings = load_stack({**_ANY_PORT, "HMA_DATA_DIR": str(directory)})
-    configuration = write_configuration(settings)
+    """Envoy and its scripted services, with limits that no test of others meets."""
+    with open_gateway(tmp_path_factory.mktemp("gateway"), HMA_GATEWAY_ADDRESS_RATE="0") as opened:
+        yield opened
+
+
+@contextmanager
+def open_gateway(
+    directory: Path,
+    change: Callable[[Any], None] = lambda configuration: None,
+    **environment: str,
+) -> Iterator[Gateway]:
+    """Envoy and scripted services of a test's own.
+
+    Args:
+        directory: For configuration and log.
+        change: Changes the configuration, for what no setting can bring about.
+        environment: Settings.
+    """
+    settings = load_stack({**_ANY_PORT, "HMA_DATA_DIR": str(directory), **environment})
+    path = write_configuration(settings)
+    configuration = json.loads(path.read_text())
+    change(configuration)
+    path.write_text(json.dumps(configuration))
     backends = Backends(settings)
     log = directory / "envoy.log"
     with log.open("w") as output:
-        process = subprocess.Popen(command(configuration), stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command(path), stdout=output, stderr=subprocess.STDOUT)
     try:
         _wait_until_routed(f"127.0.0.1:{settings.gateway_port}")
+        assert process.poll() is None, log.read_text()
         yield Gateway(settings, backends, log)
     finally:
         process.terminate()
