@@ -21,9 +21,7 @@ _INTERNAL_CONNECTIONS = 1_000
 
 def _bounded(low: int, high: int) -> Check:
     """Envoy's own bounds of a number."""
-    return lambda value: (
-        None if low <= value <= high else f"expected {low} to {high}, got {value}"
-    )
+    return lambda value: None if low <= value <= high else f"expected {low} to {high}, got {value}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

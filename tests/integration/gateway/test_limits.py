@@ -51,7 +51,9 @@ def _assert_429(reply: Reply, reason: str) -> None:
     assert error["code"] == 8
     assert error["message"].endswith(".")
     info, retry = error["details"]
-    assert info["@type"] == f"type.googleapis.com/{error_details_pb2.ErrorInfo.DESCRIPTOR.full_name}"
+    assert (
+        info["@type"] == f"type.googleapis.com/{error_details_pb2.ErrorInfo.DESCRIPTOR.full_name}"
+    )
     assert (info["reason"], info["domain"]) == (reason, "hma")
     assert retry["retry_delay"] == "1s"
     assert not {name for name in reply.headers if name.lower().startswith(("grpc-", "x-envoy"))}
