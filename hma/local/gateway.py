@@ -70,7 +70,7 @@ def render(settings: StackSettings, descriptors: Path) -> Any:
         descriptors: Where Envoy finds the FileDescriptorSet of the contracts.
     """
     upstream = settings.connect_host
-    workers = [settings.worker_port + i for i in range(settings.workers)]
+    ports = settings.ports_of
     values: dict[str, Any] = {
         "host": settings.host,
         "public_port": settings.gateway_port,
@@ -83,13 +83,11 @@ def render(settings: StackSettings, descriptors: Path) -> Any:
         "local_reply_mappers": public_mappers(),
         "internal_reply_mappers": internal_mappers(),
         **settings.limits.template_values(),
-        "meta_agent": _endpoints("meta_agent", upstream, [settings.meta_agent_port]),
-        "worker": _endpoints("worker", upstream, workers),
+        "meta_agent": _endpoints("meta_agent", upstream, ports("meta_agent_port")),
+        "worker": _endpoints("worker", upstream, ports("worker_port")),
         "analyst": _endpoints("analyst", upstream, [settings.analyst_port]),
         "reducer": _endpoints("reducer", upstream, [settings.reducer_port]),
-        "meta_agent_metrics": _endpoints(
-            "meta_agent_metrics", upstream, [settings.meta_agent_metrics_port]
-        ),
+        "meta_agent_metrics": _endpoints("meta_agent_metrics", upstream, ports("meta_agent_metrics_port")),
     }
     return _fill(yaml.safe_load(TEMPLATE.read_text()), values)
 

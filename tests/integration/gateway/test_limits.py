@@ -14,7 +14,6 @@ from typing import Any
 
 import grpc
 import pytest
-from google.rpc import error_details_pb2
 
 from hma.errors import Overloaded
 from hma.rpc.status import from_rpc_error
@@ -52,7 +51,7 @@ def _assert_429(reply: Reply, reason: str) -> None:
     assert error["message"].endswith(".")
     info, retry = error["details"]
     assert (
-        info["@type"] == f"type.googleapis.com/{error_details_pb2.ErrorInfo.DESCRIPTOR.full_name}"
+        info["@type"] == "type.googleapis.com/google.rpc.ErrorInfo"
     )
     assert (info["reason"], info["domain"]) == (reason, "hma")
     assert retry["retry_delay"] == "1s"
