@@ -87,7 +87,9 @@ def render(settings: StackSettings, descriptors: Path) -> Any:
         "worker": _endpoints("worker", upstream, ports("worker_port")),
         "analyst": _endpoints("analyst", upstream, [settings.analyst_port]),
         "reducer": _endpoints("reducer", upstream, [settings.reducer_port]),
-        "meta_agent_metrics": _endpoints("meta_agent_metrics", upstream, ports("meta_agent_metrics_port")),
+        "meta_agent_metrics": _endpoints(
+            "meta_agent_metrics", upstream, ports("meta_agent_metrics_port")
+        ),
     }
     return _fill(yaml.safe_load(TEMPLATE.read_text()), values)
 

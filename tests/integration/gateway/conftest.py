@@ -106,12 +106,30 @@ def open_gateway(
         process = subprocess.Popen(command(path), stdout=output, stderr=subprocess.STDOUT)
     try:
         _wait_until_routed(f"127.0.0.1:{settings.gateway_port}")
+        _wait_until_healthy(settings.gateway_admin_port)
         assert process.poll() is None, log.read_text()
         yield Gateway(settings, backends, log)
     finally:
         process.terminate()
         process.wait(10)
         backends.close()
+
+
+def _wait_until_healthy(port: int) -> None:
+    """Waits until Envoy has found every service healthy."""
+    end = time.monotonic() + 20
+    while "failed_active_hc" in (page := _clusters(port)):
+        assert time.monotonic() < end, page
+        time.sleep(0.05)
+
+
+def _clusters(port: int) -> str:
+    connection = http.client.HTTPConnection(f"127.0.0.1:{port}", timeout=5)
+    try:
+        connection.request("GET", "/clusters")
+        return connection.getresponse().read().decode()
+    finally:
+        connection.close()
 
 
 def _wait_until_routed(address: str) -> None:

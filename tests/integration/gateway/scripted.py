@@ -137,6 +137,7 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServiceServicer):
         self.name = name
         self.streams = 0
         self.slow = False
+        self.server: grpc.Server | None = None
         self.release = threading.Event()
 
     def Execute(self, requests: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
@@ -201,6 +202,7 @@ class Backends:
         for index, worker in enumerate(self.workers):
             server = self._server(settings.worker_port + index)
             worker_pb2_grpc.add_WorkerServiceServicer_to_server(worker, server)
+            worker.server = server
         analyst = self._server(settings.analyst_port)
         analyst_pb2_grpc.add_AnalystServiceServicer_to_server(ScriptedAnalyst(), analyst)
         reducer = self._server(settings.reducer_port)

@@ -50,9 +50,7 @@ def _assert_429(reply: Reply, reason: str) -> None:
     assert error["code"] == 8
     assert error["message"].endswith(".")
     info, retry = error["details"]
-    assert (
-        info["@type"] == "type.googleapis.com/google.rpc.ErrorInfo"
-    )
+    assert info["@type"] == "type.googleapis.com/google.rpc.ErrorInfo"
     assert (info["reason"], info["domain"]) == (reason, "hma")
     assert retry["retry_delay"] == "1s"
     assert not {name for name in reply.headers if name.lower().startswith(("grpc-", "x-envoy"))}
@@ -455,7 +453,7 @@ def test_workers_get_streams_by_how_many_they_have_open(tmp_path: Path) -> None:
         workers[0].slow = True
         held: list[Any] = []
         ended: Counter[str] = Counter()
-        for _ in range(60):
+        for _ in range(120):
             stream = stub.Execute(iter([worker_pb2.ExecuteRequest()]), timeout=30)
             name = next(stream).report.progress.phase
             if name == "worker-1":
@@ -467,9 +465,25 @@ def test_workers_get_streams_by_how_many_they_have_open(tmp_path: Path) -> None:
         for stream in held:
             list(stream)
 
-    # Turn by turn the slow one would have had twenty.
-    assert len(held) <= 2
-    assert min(ended.values()) > 10
+    # Turn by turn the slow one would have had forty; picked twice at random, about thirteen.
+    assert len(held) <= 26
+    assert min(ended.values()) > 26
+
+
+def test_a_worker_that_has_just_died_costs_no_stream(tmp_path: Path) -> None:
+    with (
+        open_gateway(tmp_path, HMA_LOCAL_WORKERS="3") as gateway,
+        grpc.insecure_channel(gateway.internal_address) as channel,
+    ):
+        stub = worker_pb2_grpc.WorkerServiceStub(channel)
+        dead = gateway.backends.workers[0].server
+        assert dead is not None
+        dead.stop(0).wait()
+        # It has the fewest streams open, so it is what the gateway would pick.
+        streams = [stub.Execute(iter([worker_pb2.ExecuteRequest()]), timeout=30) for _ in range(20)]
+        names = {next(stream).report.progress.phase for stream in streams}
+
+    assert names <= {"worker-2", "worker-3"}
 
 
 def test_open_streams_are_spread_evenly(tmp_path: Path) -> None:
@@ -483,7 +497,7 @@ def test_open_streams_are_spread_evenly(tmp_path: Path) -> None:
         streams = [stub.Execute(iter([worker_pb2.ExecuteRequest()]), timeout=30) for _ in range(30)]
         names = Counter(next(stream).report.progress.phase for stream in streams)
 
-    assert max(names.values()) - min(names.values()) <= 2, names
+    assert max(names.values()) - min(names.values()) <= 6, names
 
 
 def test_a_flood_does_not_keep_others_waiting(by_address: Gateway) -> None:
