@@ -419,11 +419,14 @@ def test_a_head_that_does_not_end_and_a_connection_without_requests_are_ended(
         assert manager["request_headers_timeout"] == "10s"
         manager["request_headers_timeout"] = "1s"
 
-    with open_gateway(tmp_path, hurry, HMA_GATEWAY_IDLE_TIMEOUT="1s") as gateway:
-        with _raw(gateway) as slow, _raw(gateway) as silent:
-            slow.sendall(b"GET /v1/jobs HTTP/1.1\r\nhost: x\r\nx-a: ")
-            answer = _read(slow)
-            assert silent.recv(1) == b""
+    with (
+        open_gateway(tmp_path, hurry, HMA_GATEWAY_IDLE_TIMEOUT="1s") as gateway,
+        _raw(gateway) as slow,
+        _raw(gateway) as silent,
+    ):
+        slow.sendall(b"GET /v1/jobs HTTP/1.1\r\nhost: x\r\nx-a: ")
+        answer = _read(slow)
+        assert silent.recv(1) == b""
 
     assert answer.startswith(b"HTTP/1.1 408"), answer
 
@@ -443,12 +446,23 @@ def _read(connection: socket.socket) -> bytes:
 # --- balance ---
 
 
+def _wait_until_all_work(stub: worker_pb2_grpc.WorkerServiceStub, workers: int) -> None:
+    """Waits until the gateway gives streams to each Worker."""
+    seen: set[str] = set()
+    end = time.monotonic() + 20
+    while len(seen) < workers:
+        assert time.monotonic() < end, seen
+        for response in stub.Execute(iter([worker_pb2.ExecuteRequest()]), timeout=10):
+            seen.add(response.report.progress.phase)
+
+
 def test_workers_get_streams_by_how_many_they_have_open(tmp_path: Path) -> None:
     with (
         open_gateway(tmp_path, HMA_LOCAL_WORKERS="3") as gateway,
         grpc.insecure_channel(gateway.internal_address) as channel,
     ):
         stub = worker_pb2_grpc.WorkerServiceStub(channel)
+        _wait_until_all_work(stub, 3)
         workers = gateway.backends.workers
         workers[0].slow = True
         held: list[Any] = []
@@ -476,6 +490,7 @@ def test_a_worker_that_has_just_died_costs_no_stream(tmp_path: Path) -> None:
         grpc.insecure_channel(gateway.internal_address) as channel,
     ):
         stub = worker_pb2_grpc.WorkerServiceStub(channel)
+        _wait_until_all_work(stub, 3)
         dead = gateway.backends.workers[0].server
         assert dead is not None
         dead.stop(0).wait()
@@ -483,7 +498,7 @@ def test_a_worker_that_has_just_died_costs_no_stream(tmp_path: Path) -> None:
         streams = [stub.Execute(iter([worker_pb2.ExecuteRequest()]), timeout=30) for _ in range(20)]
         names = {next(stream).report.progress.phase for stream in streams}
 
-    assert names <= {"worker-2", "worker-3"}
+    assert names == {"worker-2", "worker-3"}
 
 
 def test_open_streams_are_spread_evenly(tmp_path: Path) -> None:
@@ -492,6 +507,7 @@ def test_open_streams_are_spread_evenly(tmp_path: Path) -> None:
         grpc.insecure_channel(gateway.internal_address) as channel,
     ):
         stub = worker_pb2_grpc.WorkerServiceStub(channel)
+        _wait_until_all_work(stub, 3)
         for worker in gateway.backends.workers:
             worker.slow = True
         streams = [stub.Execute(iter([worker_pb2.ExecuteRequest()]), timeout=30) for _ in range(30)]
