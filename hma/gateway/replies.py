@@ -71,6 +71,7 @@ def public_mappers() -> list[dict[str, Any]]:
         _header("x-envoy-original-path", present_match=True),
     )
     return [
+        _as_it_is(_and(_status(200), _header(":path", string_match={"prefix": "/openapi.json"}))),
         _mapper(_and(_status(200), json_client), {"status": "SERVING"}),
         *_limit_replies(json_client),
         *(
@@ -125,6 +126,14 @@ def _mapper(when: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
     return {
         "filter": when,
         "body_format_override": {"json_format": body, "content_type": "application/json"},
+    }
+
+
+def _as_it_is(when: dict[str, Any]) -> dict[str, Any]:
+    body = {"inline_string": "%LOCAL_REPLY_BODY%"}
+    return {
+        "filter": when,
+        "body_format_override": {"text_format_source": body, "content_type": "application/json"},
     }
 
 

@@ -19,6 +19,7 @@ from hma.local.descriptors import write_descriptor_set
 from hma.local.settings import StackSettings
 
 TEMPLATE = Path(__file__).parents[2] / "gateway" / "envoy.yaml"
+OPENAPI = TEMPLATE.with_name("openapi.json")
 
 # 32 MiB of documents in base64, and the rest of the request.
 MAX_REQUEST_BYTES = 48 << 20
@@ -77,6 +78,7 @@ def render(settings: StackSettings, descriptors: Path) -> Any:
         "internal_port": settings.gateway_internal_port,
         "admin_port": settings.gateway_admin_port,
         "descriptors": str(descriptors),
+        "openapi": str(OPENAPI),
         "cors_origins": settings.cors_origins,
         "max_request_bytes": MAX_REQUEST_BYTES,
         "max_response_bytes": MAX_RESPONSE_BYTES,

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from hma.local.gateway import OPENAPI
 from hma.v1 import job_pb2, meta_agent_pb2
 from tests.integration.gateway.conftest import Gateway
 
@@ -189,6 +190,14 @@ def test_metrics_are_the_fleet_s(gateway: Gateway) -> None:
 
     assert (reply.status, reply.body) == (200, b"hma_tokens_total 7\n")
     assert reply.headers["content-type"].startswith("text/plain")
+
+
+def test_the_gateway_publishes_what_can_be_called(gateway: Gateway) -> None:
+    reply = gateway.http("GET", "/openapi.json")
+
+    assert reply.status == 200
+    assert reply.headers["content-type"] == "application/json"
+    assert reply.body == OPENAPI.read_bytes()
 
 
 def test_healthz_says_serving(gateway: Gateway) -> None:
