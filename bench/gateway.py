@@ -49,7 +49,7 @@ def calls(held: ExitStack, server: str, direct: str, key: str) -> dict[str, Call
         direct: host:port of a MetaAgent.
         key: Sent through the gateway; empty for none.
     """
-    metadata = [("authorization", f"Bearer {key}")] if key else []
+    metadata = (("authorization", f"Bearer {key}"),) if key else ()
     gateway = held.enter_context(grpc.insecure_channel(server))
     straight = held.enter_context(grpc.insecure_channel(direct))
     connection = http.client.HTTPConnection(server, timeout=10)
@@ -59,7 +59,7 @@ def calls(held: ExitStack, server: str, direct: str, key: str) -> dict[str, Call
         check = health_pb2_grpc.HealthStub(channel).Check
         return _answered(lambda: check(health_pb2.HealthCheckRequest(), timeout=10))
 
-    def list_jobs(channel: grpc.Channel, sent: Sequence[tuple[str, str]]) -> Call:
+    def list_jobs(channel: grpc.Channel, sent: tuple[tuple[str, str], ...]) -> Call:
         ask = meta_agent_pb2_grpc.MetaAgentServiceStub(channel).ListJobs
         request = meta_agent_pb2.ListJobsRequest(page_size=1)
         return _answered(lambda: ask(request, metadata=sent, timeout=10))

@@ -7,6 +7,7 @@ address a client gets up to n times as much; the exact limits of a tenant are it
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,6 +129,7 @@ class GatewayLimits:
         """What the placeholders of gateway/envoy.yaml stand for."""
         return {
             "address_buckets": list(_address_buckets(self)),
+            "address_refused": list(_address_refused(self)),
             "tenant_buckets": list(_tenant_buckets(self)),
             "max_connections": self.max_connections,
             "max_all_connections": self.max_connections + _INTERNAL_CONNECTIONS,
@@ -150,6 +152,14 @@ def _address_buckets(limits: GatewayLimits) -> list[dict[str, Any]]:
     # Without a value: a bucket for each.
     entries = [{"key": "masked_remote_address"}]
     return [{"entries": entries, "token_bucket": _bucket(limits.address_rate, limits.burst)}]
+
+
+def _address_refused(limits: GatewayLimits) -> Iterator[dict[str, Any]]:
+    """Headers of a refusal, in the words of Envoy's own x-ratelimit headers."""
+    most = _bucket(limits.address_rate, limits.burst)["max_tokens"]
+    for name, value in (("limit", most), ("remaining", 0), ("reset", 1)):
+        header = {"key": f"x-ratelimit-{name}", "value": str(value)}
+        yield {"header": header, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
 
 
 def _tenant_buckets(limits: GatewayLimits) -> list[dict[str, Any]]:

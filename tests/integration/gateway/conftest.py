@@ -70,6 +70,8 @@ class Gateway:
             names = {name.replace("_", "-"): value for name, value in headers.items()}
             connection.request(method, path, body, names)
             response = connection.getresponse()
+            names_back = [name for name, _ in response.getheaders()]
+            assert len(names_back) == len(set(names_back)), names_back
             return Reply(response.status, dict(response.getheaders()), response.read())
         finally:
             connection.close()

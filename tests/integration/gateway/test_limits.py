@@ -39,7 +39,7 @@ def _assert_told_when_to_come_back(error: grpc.RpcError, reason: str) -> None:
     typed = from_rpc_error(error)
     assert isinstance(typed, Overloaded)
     assert (typed.reason, typed.retry_after) == (reason, 1.0)
-    assert "{" not in error.details()
+    assert "{" not in (error.details() or "")
 
 
 def _assert_429(reply: Reply, reason: str) -> None:
@@ -78,7 +78,7 @@ def test_a_flood_from_one_address_is_stopped_and_others_are_not(by_address: Gate
     assert [each.status for each in flood[:3]] == [200] * 3
     assert flood[-1].status == 429
     _assert_429(flood[-1], "RATE_LIMITED")
-    assert flood[-1].headers["x-ratelimit-limit"].startswith("3")
+    assert flood[-1].headers["x-ratelimit-limit"] == "3"
     assert flood[-1].headers["x-ratelimit-remaining"] == "0"
     assert other.status == 200
 
@@ -109,7 +109,7 @@ def test_grpc_clients_get_resource_exhausted_with_retry_info(by_address: Gateway
             for _ in range(6):
                 stub.GetJob(
                     meta_agent_pb2.GetJobRequest(job_id="job-1"),
-                    metadata=[("x-forwarded-for", "192.0.2.4")],
+                    metadata=(("x-forwarded-for", "192.0.2.4"),),
                     timeout=10,
                 )
 
@@ -210,7 +210,8 @@ def test_each_tenant_has_a_bucket_for_each_group(
     assert most <= passed <= most + most * (time.monotonic() - begin)
     refused = next(each for each in replies if each.status != 200)
     _assert_429(refused, "RATE_LIMITED")
-    assert refused.headers["x-ratelimit-limit"].startswith(str(most))
+    assert refused.headers["x-ratelimit-limit"] == str(most)
+    assert replies[0].headers["x-ratelimit-remaining"] == str(most - 1)
 
     others = {"read": _READS, "write": _MUTATIONS, "watch": _STREAMS}
     for other in others.values():
