@@ -94,7 +94,7 @@ protoset: $(STAMP) ## build/hma.protoset, for grpcurl -protoset without reflecti
 	@$(PY) -m hma.local.descriptors build/hma.protoset
 	@echo "grpcurl -plaintext -protoset build/hma.protoset localhost:8080 list"
 
-docs: $(STAMP) ## docs/API_REFERENCE.md and docs/SETTINGS.md, from the protos and the settings
+docs: $(STAMP) ## docs/API_REFERENCE.md, docs/SETTINGS.md, gateway/openapi.json, from protos and settings
 	$(PY) -m scripts.reference
 
 bench: $(STAMP) ## Benchmarks

@@ -28,3 +28,7 @@ _.score
 
 # Part of a profile's contract: what judges answers reads it, `hma probe` writes it.
 _.calibration
+
+# Settings of the local stack that are read by their names (ports_of).
+_.meta_agent_port
+_.meta_agent_metrics_port

@@ -33,7 +33,7 @@ def up() -> None:
     """Keeps the stack serving until Ctrl-C."""
     settings = _settings()
     try:
-        with _running(Stack(settings, on_ready=_say_ready)) as stack:
+        with _running(Stack(settings, on_ready=_say_ready, on_lost=_say_lost)) as stack:
             click.echo(_welcome(settings, stack))
             while True:
                 stack.check()
@@ -52,7 +52,7 @@ def run(arguments: tuple[str, ...]) -> None:
     settings = _settings()
     click.echo(f"Starting HMA (logs in {settings.data / 'log'}):", nl=False, err=True)
     try:
-        with _running(Stack(settings, on_ready=_say_ready_briefly)) as stack:
+        with _running(Stack(settings, on_ready=_say_ready_briefly, on_lost=_say_lost)) as stack:
             click.echo(".", err=True)
             code = _run_client(["demo", *arguments], settings, stack)
     except Interrupted as interrupted:
@@ -123,6 +123,10 @@ def _say_ready(part: Part, seconds: float) -> None:
 
 def _say_ready_briefly(part: Part, seconds: float) -> None:
     click.echo(f" {part.name} {seconds:.1f} s", nl=False, err=True)
+
+
+def _say_lost(part: Part, how: str) -> None:
+    click.echo(f"{part.name} ended {how}; the others go on. Its log: {part.log}", err=True)
 
 
 def _welcome(settings: StackSettings, stack: Stack) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 import envoy
 import yaml
 
+from hma.gateway.replies import internal_mappers, public_mappers
 from hma.local.descriptors import write_descriptor_set
 from hma.local.gateway_access import access_values
 from hma.local.secret_files import write_secret
@@ -21,30 +22,12 @@ from hma.local.settings import StackSettings
 from hma.rpc.internal_keys import gateway_credential, read_internal_keys
 
 TEMPLATE = Path(__file__).parents[2] / "gateway" / "envoy.yaml"
+OPENAPI = TEMPLATE.with_name("openapi.json")
 
 # 32 MiB of documents in base64, and the rest of the request.
 MAX_REQUEST_BYTES = 48 << 20
 MAX_RESPONSE_BYTES = 64 << 20
 
-# HTTP status of Envoy's own replies -> google.rpc.Code of the same meaning, and a sentence
-# where Envoy's own words would not help.
-_REPLIES: dict[int, tuple[int, str]] = {
-    400: (3, ""),
-    401: (16, ""),
-    403: (7, ""),
-    404: (
-        5,
-        "Nothing answers %REQ(X-ENVOY-ORIGINAL-METHOD?:METHOD)% at this path. "
-        "Jobs are at /v1/jobs, metrics at /metrics, health at /healthz.",
-    ),
-    408: (4, ""),
-    413: (3, "The request is larger than 48 MiB. Send fewer or smaller documents."),
-    415: (3, ""),
-    429: (8, ""),
-    503: (14, "No MetaAgent is ready. It may be starting; try again in a few seconds."),
-    504: (4, "The time limit of this call has passed."),
-}
-_UNKNOWN = 2
 _ONLY_IF = "only_if"
 
 
@@ -100,23 +83,26 @@ def render(settings: StackSettings, descriptors: Path, credential: str = "") -> 
         credential: With which Envoy asks the MetaAgent whether a request may pass.
     """
     upstream = settings.connect_host
-    workers = [settings.worker_port + i for i in range(settings.workers)]
+    ports = settings.ports_of
     values: dict[str, Any] = {
         "host": settings.host,
         "public_port": settings.gateway_port,
         "internal_port": settings.gateway_internal_port,
         "admin_port": settings.gateway_admin_port,
         "descriptors": str(descriptors),
+        "openapi": str(OPENAPI),
         "cors_origins": settings.cors_origins,
         "max_request_bytes": MAX_REQUEST_BYTES,
         "max_response_bytes": MAX_RESPONSE_BYTES,
-        "local_reply_mappers": list(_local_replies()),
-        "meta_agent": _endpoints("meta_agent", upstream, [settings.meta_agent_port]),
-        "worker": _endpoints("worker", upstream, workers),
+        "local_reply_mappers": public_mappers(),
+        "internal_reply_mappers": internal_mappers(),
+        **settings.limits.template_values(),
+        "meta_agent": _endpoints("meta_agent", upstream, ports("meta_agent_port")),
+        "worker": _endpoints("worker", upstream, ports("worker_port")),
         "analyst": _endpoints("analyst", upstream, [settings.analyst_port]),
         "reducer": _endpoints("reducer", upstream, [settings.reducer_port]),
         "meta_agent_metrics": _endpoints(
-            "meta_agent_metrics", upstream, [settings.meta_agent_metrics_port]
+            "meta_agent_metrics", upstream, ports("meta_agent_metrics_port")
         ),
         **access_values(settings.access, credential),
     }
@@ -149,57 +135,3 @@ def _endpoints(cluster: str, host: str, ports: Iterable[int]) -> dict[str, Any]:
         "cluster_name": cluster,
         "endpoints": [{"lb_endpoints": [endpoint(port) for port in ports]}],
     }
-
-
-def _local_replies() -> Iterable[dict[str, Any]]:
-    """JSON bodies for the replies Envoy makes itself, except towards gRPC clients.
-
-    A transcoded request looks like gRPC by then, but keeps its path in a header.
-    """
-    json_client = _or(
-        _header("content-type", string_match={"prefix": "application/grpc"}, invert_match=True),
-        _header("x-envoy-original-path", present_match=True),
-    )
-    # Refused by the MetaAgent, which has written the whole body.
-    refused = {"response_flag_filter": {"flags": ["UAEX"]}}
-    for status in (401, 403):
-        yield {
-            "filter": _and(_status(status), refused, json_client),
-            "body_format_override": {
-                "text_format_source": {"inline_string": "%LOCAL_REPLY_BODY%"},
-                "content_type": "application/json",
-            },
-        }
-    yield _mapper(_and(_status(200), json_client), {"status": "SERVING"})
-    for status, (code, sentence) in _REPLIES.items():
-        yield _mapper(_and(_status(status), json_client), _rpc_status(code, sentence))
-    yield _mapper(json_client, _rpc_status(_UNKNOWN, ""))
-
-
-def _rpc_status(code: int, sentence: str) -> dict[str, Any]:
-    return {"code": code, "message": sentence or "%LOCAL_REPLY_BODY%", "details": []}
-
-
-def _mapper(when: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "filter": when,
-        "body_format_override": {"json_format": body, "content_type": "application/json"},
-    }
-
-
-def _and(*filters: dict[str, Any]) -> dict[str, Any]:
-    return {"and_filter": {"filters": list(filters)}}
-
-
-def _or(*filters: dict[str, Any]) -> dict[str, Any]:
-    return {"or_filter": {"filters": list(filters)}}
-
-
-def _header(name: str, **match: Any) -> dict[str, Any]:
-    header = {"name": name, "treat_missing_header_as_empty": "string_match" in match, **match}
-    return {"header_filter": {"header": header}}
-
-
-def _status(status: int) -> dict[str, Any]:
-    value = {"default_value": status, "runtime_key": f"hma.local_reply_{status}"}
-    return {"status_code_filter": {"comparison": {"op": "EQ", "value": value}}}

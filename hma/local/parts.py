@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ class Part:
         stop_signal: Asks it to end in good order.
         orphan_signal: What it gets when the stack's own process dies.
         wave: Parts of a lower wave are stopped first.
+        replicated: The stack goes on when it ends, while another like it runs.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Part:
     stop_signal: signal.Signals = signal.SIGTERM
     orphan_signal: signal.Signals = signal.SIGKILL
     wave: int = 1
+    replicated: bool = False
 
 
 def parts(settings: StackSettings, environ: Mapping[str, str] = os.environ) -> list[Part]:
@@ -69,7 +72,8 @@ def parts(settings: StackSettings, environ: Mapping[str, str] = os.environ) -> l
         ports = settings.worker_port + index, settings.worker_metrics_port + index
         roles.append(table.service("worker", *ports, number=index + 1))
     roles.append(table.service("reducer", settings.reducer_port, settings.reducer_metrics_port))
-    return [*embedded, *roles, table.meta_agent(), table.gateway()]
+    replicas = [table.meta_agent(index) for index in range(settings.meta_agents)]
+    return [*embedded, *roles, *replicas, table.gateway()]
 
 
 def client_environment(
@@ -108,7 +112,7 @@ class _Table:
             "PYTHONUNBUFFERED": "1",
             "HMA_HOST": settings.host,
             "HMA_LLM_PORT": str(settings.llm_port),
-            "HMA_META_AGENT_ADDRESS": f"{self._host}:{settings.meta_agent_port}",
+            "HMA_META_AGENT_ADDRESS": _any_replica(settings),
             "HMA_ANALYST_ADDRESS": internal,
             "HMA_WORKER_ADDRESS": internal,
             "HMA_REDUCER_ADDRESS": internal,
@@ -155,20 +159,25 @@ class _Table:
             wave=2,
         )
 
-    def meta_agent(self) -> Part:
+    def meta_agent(self, index: int) -> Part:
         settings = self._settings
-        port, metrics_port = settings.meta_agent_port, settings.meta_agent_metrics_port
+        port = settings.ports_of("meta_agent_port")[index]
+        metrics_port = settings.ports_of("meta_agent_metrics_port")[index]
+        name = f"meta-agent-{index + 1}" if settings.meta_agents > 1 else "meta-agent"
         environment = {**self._shared, **_own_ports("meta_agent", port, metrics_port)}
+        if settings.meta_agents > 1:
+            environment["HMA_REPLICA_NAME"] = name
         if settings.embeds_database:
             environment["HMA_DATABASE_URL"] = database_url(settings.data / "pg")
         return Part(
-            name="meta-agent",
+            name=name,
             command=[sys.executable, "-m", "services.meta_agent"],
             # It waits for its database itself.
             environment=environment,
             ready=self._serves(port),
             where=f"{self._host}:{port}  http://{self._host}:{metrics_port}/metrics",
-            log=self._log("meta-agent"),
+            log=self._log(name),
+            replicated=True,
         )
 
     def gateway(self) -> Part:
@@ -192,6 +201,19 @@ class _Table:
 
     def _log(self, name: str) -> Path:
         return self._logs / f"{name}.log"
+
+
+def _any_replica(settings: StackSettings) -> str:
+    """Where services reach the MetaAgents: a name that gRPC resolves to all of them."""
+    host, ports = settings.connect_host, settings.ports_of("meta_agent_port")
+    if len(ports) == 1:
+        return f"{host}:{ports[0]}"
+    # Only addresses can be listed, so a host's name is looked up here.
+    family, _, _, _, place = socket.getaddrinfo(host, ports[0], type=socket.SOCK_STREAM)[0]
+    ipv6 = family == socket.AF_INET6
+    address = f"[{place[0]}]" if ipv6 else place[0]
+    replicas = ",".join(f"{address}:{port}" for port in ports)
+    return f"{'ipv6' if ipv6 else 'ipv4'}:{replicas}"
 
 
 def _own_ports(role: str, port: int, metrics_port: int) -> dict[str, str]:

@@ -16,17 +16,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hma.gateway.limits import GatewayLimits
 from hma.local.access_settings import StackAccess
 from hma.settings import Seconds, Secret, at_least, is_port, load, setting
 
-_PORT_FIELDS_PER_WORKER = ("worker_port", "worker_metrics_port")
+# Ports of which each process of a kind has one -> the field that says how many there are,
+# and how far apart they are: MetaAgents leave room for the ports between.
+_REPLICATED = {
+    "meta_agent_port": ("meta_agents", 100),
+    "meta_agent_metrics_port": ("meta_agents", 100),
+    "worker_port": ("workers", 1),
+    "worker_metrics_port": ("workers", 1),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StackSettings:
     """Where the parts of a local stack listen and keep their data.
 
-    A port of 0 means any free one. Worker `i` (from 0) listens on its port plus `i`.
+    A port of 0 means any free one. Worker `i` (from 0) listens on its port plus `i`,
+    MetaAgent `i` on its port plus 100 times `i`.
     """
 
     access: StackAccess = field(default_factory=StackAccess)
@@ -40,14 +49,22 @@ class StackSettings:
     gateway_admin_port: int = setting(
         "HMA_GATEWAY_ADMIN_PORT", 9901, "Envoy's administration, on loopback only.", check=is_port
     )
-    meta_agent_port: int = setting("HMA_META_AGENT_PORT", 50051, "MetaAgent.", check=is_port)
+    meta_agent_port: int = setting(
+        "HMA_META_AGENT_PORT",
+        50051,
+        "First MetaAgent; each other 100 above.",
+        check=is_port,
+    )
     analyst_port: int = setting("HMA_ANALYST_PORT", 50052, "Analyst.", check=is_port)
     reducer_port: int = setting("HMA_REDUCER_PORT", 50053, "Reducer.", check=is_port)
     worker_port: int = setting(
         "HMA_WORKER_PORT", 50054, "First Worker; the others follow.", check=is_port
     )
     meta_agent_metrics_port: int = setting(
-        "HMA_META_AGENT_METRICS_PORT", 9101, "MetaAgent's metrics over HTTP.", check=is_port
+        "HMA_META_AGENT_METRICS_PORT",
+        9101,
+        "First MetaAgent's metrics over HTTP; each other 100 above.",
+        check=is_port,
     )
     analyst_metrics_port: int = setting(
         "HMA_ANALYST_METRICS_PORT", 9102, "Analyst's metrics over HTTP.", check=is_port
@@ -74,6 +91,12 @@ class StackSettings:
     workers: int = setting(
         "HMA_LOCAL_WORKERS", 2, "Worker processes of the local stack.", check=at_least(1)
     )
+    meta_agents: int = setting(
+        "HMA_LOCAL_META_AGENTS",
+        1,
+        "MetaAgent processes of the local stack.",
+        check=at_least(1),
+    )
     data_dir: str = setting(
         "HMA_DATA_DIR", "var", "Database, logs and made configuration of the local stack."
     )
@@ -88,6 +111,7 @@ class StackSettings:
         r"https?://(localhost|127\.0\.0\.1|\[::1\])(:[0-9]+)?",
         "Regular expression (RE2) of the web origins that may call the gateway.",
     )
+    limits: GatewayLimits = field(default_factory=GatewayLimits)
 
     @property
     def data(self) -> Path:
@@ -115,6 +139,15 @@ class StackSettings:
         """Whether the stack runs a PostgreSQL of its own."""
         return not self.database_url.reveal()
 
+    def ports_of(self, field_name: str) -> list[int]:
+        """The ports of this kind, one for each process that has one."""
+        count, stride = self._count_and_stride(field_name)
+        return [getattr(self, field_name) + stride * index for index in range(count)]
+
+    def _count_and_stride(self, field_name: str) -> tuple[int, int]:
+        counted_by, stride = _REPLICATED.get(field_name, ("", 1))
+        return (int(getattr(self, counted_by)) if counted_by else 1), stride
+
     def ports(self) -> Iterator[tuple[str, str, int]]:
         """Yields (environment variable, part, port) of every port that will be bound."""
         for each in dataclasses.fields(self):
@@ -122,12 +155,14 @@ class StackSettings:
                 continue
             if each.name == "llm_port" and not self.embeds_llm:
                 continue
-            variable, port = each.metadata["variable"], getattr(self, each.name)
-            if each.name in _PORT_FIELDS_PER_WORKER:
-                for index in range(self.workers):
-                    yield variable, f"{each.name} of worker-{index + 1}", port + index
-            else:
-                yield variable, each.name.removesuffix("_port"), port
+            variable, name = each.metadata["variable"], each.name.removesuffix("_port")
+            ports = self.ports_of(each.name)
+            if len(ports) == 1 and not name.startswith("worker"):
+                yield variable, name, ports[0]
+                continue
+            part = name.removesuffix("_metrics").replace("_", "-")
+            for number, port in enumerate(ports, 1):
+                yield variable, f"{each.name} of {part}-{number}", port
 
     def resolved(self) -> StackSettings:
         """The same settings with a free port in place of every 0."""
@@ -135,8 +170,9 @@ class StackSettings:
         with ExitStack() as held:
             for each in dataclasses.fields(self):
                 if each.metadata.get("check") is is_port and getattr(self, each.name) == 0:
-                    count = self.workers if each.name in _PORT_FIELDS_PER_WORKER else 1
-                    changes[each.name] = _free_run(held, self.host, count)
+                    changes[each.name] = _free_run(
+                        held, self.host, *self._count_and_stride(each.name)
+                    )
         return dataclasses.replace(self, **changes) if changes else self
 
 
@@ -151,19 +187,19 @@ def load_stack(environ: Mapping[str, str] = os.environ) -> StackSettings:
     return settings.resolved()
 
 
-def _free_run(held: ExitStack, host: str, count: int) -> int:
-    """The first of `count` adjacent free ports, kept bound until `held` closes."""
+def _free_run(held: ExitStack, host: str, count: int, stride: int) -> int:
+    """The first of `count` free ports, `stride` apart, kept bound until `held` closes."""
     for _ in range(100):
         sockets = ExitStack()
         try:
             first = sockets.enter_context(socket.socket())
             first.bind((host, 0))
             port = int(first.getsockname()[1])
-            for offset in range(1, count):
-                sockets.enter_context(socket.socket()).bind((host, port + offset))
+            for index in range(1, count):
+                sockets.enter_context(socket.socket()).bind((host, port + stride * index))
         except (OSError, OverflowError):
             sockets.close()
             continue
         held.push(sockets)
         return port
-    raise OSError(f"no {count} adjacent free ports on {host}")
+    raise OSError(f"no {count} free ports on {host}, {stride} apart")

@@ -79,6 +79,7 @@ class Stack:
         settings: Ports, with no zeros left.
         environ: What the parts inherit.
         on_ready: Told of each part that has become ready, and of the seconds since start.
+        on_lost: Told of a replica that has ended while another goes on, and how.
     """
 
     def __init__(
@@ -86,13 +87,16 @@ class Stack:
         settings: StackSettings,
         environ: Mapping[str, str] = os.environ,
         on_ready: Callable[[Part, float], None] = lambda part, seconds: None,
+        on_lost: Callable[[Part, str], None] = lambda part, how: None,
     ) -> None:
         self.parts = parts(settings, environ)
         self._environ = environ
         self._interrupted_by = 0
         self._stopping = False
+        self._ready = False
         self._settings = settings
         self._on_ready = on_ready
+        self._on_lost = on_lost
         self._running: list[tuple[Part, SimpleExecutor]] = []
         self._held = ExitStack()
 
@@ -125,14 +129,19 @@ class Stack:
 
         Raises:
             Interrupted: `interrupt` was called.
-            PartFailed: A part has ended.
+            PartFailed: A part has ended, and nothing takes its place.
         """
         if self._interrupted_by:
             raise Interrupted(self._interrupted_by)
-        for part, executor in self._running:
+        for part, executor in list(self._running):
             code = executor.process.poll() if executor.process else None
-            if code is not None:
+            if code is None:
+                continue
+            left = [each for each, _ in self._running if each.replicated and each is not part]
+            if not part.replicated or not left or not self._ready:
                 raise PartFailed(part, f"ended {_how(code)}")
+            self._running.remove((part, executor))
+            self._on_lost(part, _how(code))
 
     def interrupt(self, number: int) -> None:
         """From a signal handler: lets the next `check` raise; a second time, kills.
@@ -187,6 +196,7 @@ class Stack:
             time.sleep(_POLL_S)
         if self._settings.access.required:
             self._make_first_key()
+        self._ready = True
 
     def _make_first_key(self) -> None:
         try:

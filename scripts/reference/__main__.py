@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from scripts.reference import api, settings
+from scripts.reference import api, openapi, settings
 from scripts.reference.descriptors import compile_contracts, read_contracts
 
 ROOT = Path(__file__).parents[2]
@@ -19,6 +19,7 @@ def pages() -> dict[str, str]:
     return {
         "docs/API_REFERENCE.md": api.render(contracts),
         "docs/SETTINGS.md": settings.render(),
+        "gateway/openapi.json": openapi.render(contracts),
     }
 
 

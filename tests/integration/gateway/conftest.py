@@ -6,7 +6,8 @@ import http.client
 import json
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,8 @@ class Gateway:
             names = {name.replace("_", "-"): value for name, value in headers.items()}
             connection.request(method, path, body, names)
             response = connection.getresponse()
+            names_back = [name for name, _ in response.getheaders()]
+            assert len(names_back) == len(set(names_back)), names_back
             return Reply(response.status, dict(response.getheaders()), response.read())
         finally:
             connection.close()
@@ -76,21 +79,64 @@ class Gateway:
 
 @pytest.fixture(scope="package")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    """Envoy and its scripted services."""
-    directory = tmp_path_factory.mktemp("gateway")
-    settings = load_stack({**_ANY_PORT, "HMA_DATA_DIR": str(directory), "HMA_AUTH": "none"})
-    configuration = write_configuration(settings)
+    """Envoy and its scripted services, with limits that no test of others meets."""
+    with open_gateway(tmp_path_factory.mktemp("gateway"), HMA_GATEWAY_ADDRESS_RATE="0") as opened:
+        yield opened
+
+
+@contextmanager
+def open_gateway(
+    directory: Path,
+    change: Callable[[Any], None] = lambda configuration: None,
+    **environment: str,
+) -> Iterator[Gateway]:
+    """Envoy and scripted services of a test's own.
+
+    Args:
+        directory: For configuration and log.
+        change: Changes the configuration, for what no setting can bring about.
+        environment: Settings.
+    """
+    own = {"HMA_DATA_DIR": str(directory), "HMA_AUTH": "none"}
+    settings = load_stack({**_ANY_PORT, **own, **environment})
+    path = write_configuration(settings)
+    configuration = json.loads(path.read_text())
+    change(configuration)
+    path.write_text(json.dumps(configuration))
     backends = Backends(settings)
     log = directory / "envoy.log"
     with log.open("w") as output:
-        process = subprocess.Popen(command(configuration), stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command(path), stdout=output, stderr=subprocess.STDOUT)
     try:
         _wait_until_routed(f"127.0.0.1:{settings.gateway_port}")
+        _wait_until_healthy(settings.gateway_admin_port)
+        assert process.poll() is None, log.read_text()
         yield Gateway(settings, backends, log)
     finally:
         process.terminate()
         process.wait(10)
         backends.close()
+
+
+def _wait_until_healthy(port: int) -> None:
+    """Waits until Envoy has found every service healthy."""
+    end = time.monotonic() + 20
+    while unhealthy := [
+        line
+        for line in _clusters(port).splitlines()
+        if "::health_flags::" in line and not line.endswith("::healthy")
+    ]:
+        assert time.monotonic() < end, unhealthy
+        time.sleep(0.05)
+
+
+def _clusters(port: int) -> str:
+    connection = http.client.HTTPConnection(f"127.0.0.1:{port}", timeout=5)
+    try:
+        connection.request("GET", "/clusters")
+        return connection.getresponse().read().decode()
+    finally:
+        connection.close()
 
 
 def _wait_until_routed(address: str) -> None:

@@ -41,7 +41,7 @@ class ScriptedMetaAgent(
 
     def __init__(self) -> None:
         self.requests: list[Any] = []
-        self.metadata: dict[str, Any] = {}
+        self.metadata: list[dict[str, Any]] = []
         self.release = threading.Event()
 
     def CreateJob(self, request: Any, context: grpc.ServicerContext) -> Any:
@@ -57,7 +57,7 @@ class ScriptedMetaAgent(
 
     def GetJob(self, request: Any, context: grpc.ServicerContext) -> Any:
         self.requests.append(request)
-        self.metadata = dict(context.invocation_metadata())
+        self.metadata.append(dict(context.invocation_metadata()))
         if request.job_id == "job-missing":
             detail = any_pb2.Any()
             detail.Pack(error_details_pb2.ErrorInfo(reason="NOT_FOUND", domain="hma"))
@@ -140,11 +140,14 @@ def _event(job_id: str, sequence: int) -> Any:
 
 
 class ScriptedWorker(worker_pb2_grpc.WorkerServiceServicer):
-    """Echoes a report for every frame, naming itself."""
+    """Echoes a report for every frame, naming itself. A slow one holds its streams."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.streams = 0
+        self.slow = False
+        self.server: grpc.Server | None = None
+        self.release = threading.Event()
 
     def Execute(self, requests: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
         self.streams += 1
@@ -152,6 +155,8 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServiceServicer):
             response = worker_pb2.ExecuteResponse()
             response.report.progress.phase = self.name
             yield response
+            if self.slow:
+                self.release.wait(30)
 
 
 class ScriptedAnalyst(analyst_pb2_grpc.AnalystServiceServicer):
@@ -206,6 +211,7 @@ class Backends:
         for index, worker in enumerate(self.workers):
             server = self._server(settings.worker_port + index)
             worker_pb2_grpc.add_WorkerServiceServicer_to_server(worker, server)
+            worker.server = server
         analyst = self._server(settings.analyst_port)
         analyst_pb2_grpc.add_AnalystServiceServicer_to_server(ScriptedAnalyst(), analyst)
         reducer = self._server(settings.reducer_port)
@@ -219,7 +225,7 @@ class Backends:
         self._metrics_thread.start()
 
     def _server(self, port: int, servicer: health.HealthServicer | None = None) -> grpc.Server:
-        server = grpc.server(ThreadPoolExecutor(16), options=_OPTIONS)
+        server = grpc.server(ThreadPoolExecutor(32), options=_OPTIONS)
         servicer = servicer or health.HealthServicer()
         servicer.set("", health_pb2.HealthCheckResponse.SERVING)
         health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
@@ -230,6 +236,8 @@ class Backends:
     def close(self) -> None:
         """Stops everything."""
         self.meta_agent.release.set()
+        for worker in self.workers:
+            worker.release.set()
         for stopped in [server.stop(0) for server in self._servers]:
             stopped.wait(5)
         self._metrics.shutdown()

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from hma.local.gateway import OPENAPI
 from hma.v1 import job_pb2, meta_agent_pb2
 from tests.integration.gateway.conftest import Gateway
 
@@ -191,6 +192,14 @@ def test_metrics_are_the_fleet_s(gateway: Gateway) -> None:
     assert reply.headers["content-type"].startswith("text/plain")
 
 
+def test_the_gateway_publishes_what_can_be_called(gateway: Gateway) -> None:
+    reply = gateway.http("GET", "/openapi.json")
+
+    assert reply.status == 200
+    assert reply.headers["content-type"] == "application/json"
+    assert reply.body == OPENAPI.read_bytes()
+
+
 def test_healthz_says_serving(gateway: Gateway) -> None:
     reply = gateway.http("GET", "/healthz")
 
@@ -212,6 +221,6 @@ def test_access_log_is_one_json_object_a_line(gateway: Gateway) -> None:
 def test_headers_that_only_the_gateway_sets_do_not_come_in(gateway: Gateway) -> None:
     forged = {"x_hma_identity": "a", "X_HMA_Caller": "b", "x_hma_tenant": "c", "x_other": "d"}
     assert gateway.http("GET", "/v1/jobs/job-1", **forged).status == 200
-    arrived = gateway.backends.meta_agent.metadata
+    arrived = gateway.backends.meta_agent.metadata[-1]
     assert arrived["x-other"] == "d"
     assert [name for name in arrived if name.startswith("x-hma-")] == []

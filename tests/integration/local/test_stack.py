@@ -66,6 +66,30 @@ def test_part_that_dies_ends_the_stack_and_shows_its_log(start: Starter) -> None
     assert stack.leftovers() == []
 
 
+def test_replica_that_dies_leaves_its_work_to_the_others_until_there_are_none(
+    start: Starter,
+) -> None:
+    stack = start(HMA_LOCAL_META_AGENTS="2")
+    stack.wait_until_serving()
+    first, second = (
+        int((stack.directory / "log" / f"meta-agent-{n}.log").read_text().split("process ")[1])
+        for n in (1, 2)
+    )
+    os.kill(first, signal.SIGKILL)
+    assert stack.process.stdout is not None
+    stack.lines.append(stack.process.stdout.readline())
+    while "meta-agent-1 ended" not in stack.lines[-1]:
+        stack.lines.append(stack.process.stdout.readline())
+        assert stack.lines[-1], stack.output
+    assert "by signal SIGKILL; the others go on" in stack.lines[-1]
+    assert stack.process.poll() is None
+
+    os.kill(second, signal.SIGKILL)
+    assert stack.end() == 1
+    assert "meta-agent-2 ended by signal SIGKILL" in stack.output
+    assert stack.leftovers() == []
+
+
 def test_part_that_cannot_start_ends_the_stack_and_shows_why(start: Starter) -> None:
     stack = start(STAND_IN_REFUSES="REDUCER")
 

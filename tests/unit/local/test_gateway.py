@@ -36,6 +36,36 @@ def test_all_workers_stand_behind_one_cluster(configuration: Any) -> None:
     assert clusters["worker"]["lb_policy"] == "LEAST_REQUEST"
 
 
+def test_all_replicas_stand_behind_one_cluster_and_any_answers_for_the_fleet() -> None:
+    environ = {"HMA_LOCAL_META_AGENTS": "2", "HMA_META_AGENT_PORT": "7000"}
+    configuration = render(load_stack(environ), Path("/x"))
+    clusters = {each["name"]: each for each in configuration["static_resources"]["clusters"]}
+
+    def ports(name: str) -> list[int]:
+        endpoints = clusters[name]["load_assignment"]["endpoints"][0]["lb_endpoints"]
+        return [each["endpoint"]["address"]["socket_address"]["port_value"] for each in endpoints]
+
+    assert ports("meta_agent") == [7000, 7100]
+    assert ports("meta_agent_metrics") == [9101, 9201]
+
+
+def test_a_rate_of_zero_is_no_limit() -> None:
+    off = {f"HMA_GATEWAY_TENANT_{group}_RATE": "0" for group in ("READ", "MUTATION", "STREAM")}
+    values = load_stack(off).limits.template_values()
+
+    assert values["tenant_buckets"] == []
+    assert len(values["address_buckets"]) == 1
+
+
+def test_a_bucket_holds_what_the_burst_says() -> None:
+    values = load_stack(
+        {"HMA_GATEWAY_ADDRESS_RATE": "7", "HMA_GATEWAY_BURST": "2.5s"}
+    ).limits.template_values()
+
+    bucket = values["address_buckets"][0]["token_bucket"]
+    assert (bucket["max_tokens"], bucket["tokens_per_fill"]) == (18, 7)
+
+
 def test_administration_is_on_loopback_whatever_the_host() -> None:
     settings = load_stack({"HMA_HOST": "0.0.0.0"})
     configuration = render(settings, Path("/x"))

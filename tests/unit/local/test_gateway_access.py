@@ -24,13 +24,14 @@ def rendered(**environ: str) -> Any:
 
 def filters(configuration: Any, listener: int = 0) -> list[str]:
     manager = configuration["static_resources"]["listeners"][listener]["filter_chains"][0]
-    config = manager["filters"][0]["typed_config"]
+    config = manager["filters"][-1]["typed_config"]
     return [each["name"].rpartition(".")[2] for each in config["http_filters"]]
 
 
 def test_callers_are_known_before_a_body_is_read() -> None:
     names = filters(rendered())
-    assert names.index("ext_authz") < names.index("buffer") < names.index("grpc_json_transcoder")
+    order = ["address_limit", "ext_authz", "tenant_limit", "buffer", "grpc_json_transcoder"]
+    assert [name for name in names if name in order] == order
     assert "jwt_authn" not in names
     with_tokens = filters(rendered(**TOKENS, HMA_JWT_JWKS_FILE="/keys.json"))
     assert with_tokens.index("jwt_authn") + 1 == with_tokens.index("ext_authz")

@@ -53,6 +53,62 @@ def test_every_part_is_told_its_own_ports_and_the_internal_listener() -> None:
     assert meta_agent["HMA_DATABASE_URL"].startswith("postgresql://")
 
 
+def test_replicas_have_ports_names_and_logs_of_their_own() -> None:
+    environ = {
+        "HMA_LOCAL_META_AGENTS": "3",
+        "HMA_META_AGENT_PORT": "7000",
+        "HMA_META_AGENT_METRICS_PORT": "7100",
+    }
+    table = {part.name: part for part in parts(load_stack(environ), environ)}
+
+    third = table["meta-agent-3"]
+    assert third.log.name == "meta-agent-3.log"
+    assert third.environment["HMA_REPLICA_NAME"] == "meta-agent-3"
+    assert third.environment["HMA_META_AGENT_PORT"] == "7200"
+    assert third.environment["HMA_META_AGENT_METRICS_PORT"] == "7300"
+    everywhere = "ipv4:127.0.0.1:7000,127.0.0.1:7100,127.0.0.1:7200"
+    assert table["worker-1"].environment["HMA_META_AGENT_ADDRESS"] == everywhere
+    described = [part for _, part, _ in load_stack(environ).ports()]
+    assert "meta_agent_port of meta-agent-3" in described
+
+
+def test_replicas_get_free_ports_as_workers_do() -> None:
+    settings = load_stack(
+        {
+            "HMA_LOCAL_META_AGENTS": "2",
+            "HMA_META_AGENT_PORT": "0",
+            "HMA_META_AGENT_METRICS_PORT": "0",
+        }
+    )
+
+    ports = [port for variable, _, port in settings.ports() if "META_AGENT" in variable]
+    assert len(set(ports)) == 4
+    assert 0 not in ports
+
+
+def test_several_replicas_need_no_other_ports_to_be_set() -> None:
+    settings = load_stack({"HMA_LOCAL_META_AGENTS": "4", "HMA_LOCAL_WORKERS": "4"})
+
+    ports = [port for _, _, port in settings.ports()]
+    assert len(set(ports)) == len(ports)
+
+
+def test_one_meta_agent_is_called_as_before() -> None:
+    environ = {"HMA_HOST": "localhost"}
+    table = {part.name: part for part in parts(load_stack(environ), environ)}
+
+    assert "HMA_REPLICA_NAME" not in table["meta-agent"].environment
+    assert table["worker-1"].environment["HMA_META_AGENT_ADDRESS"] == "localhost:50051"
+
+
+@pytest.mark.parametrize(("host", "scheme"), [("localhost", "ipv"), ("::1", "ipv6:[::1]:")])
+def test_services_find_all_replicas_under_any_kind_of_host(host: str, scheme: str) -> None:
+    environ = {"HMA_HOST": host, "HMA_LOCAL_META_AGENTS": "2"}
+    table = {part.name: part for part in parts(load_stack(environ), environ)}
+
+    assert table["reducer"].environment["HMA_META_AGENT_ADDRESS"].startswith(scheme)
+
+
 def test_what_the_user_has_set_wins_over_the_stack_s_choices() -> None:
     environ = {"HMA_BENCHMARK_LOG": "mine.csv"}
     table = {part.name: part for part in parts(load_stack(environ), environ)}
