@@ -297,6 +297,9 @@ class AttemptSession(Generic[StartT]):
         elsewhere = self._lost or self._ending
         if self.attempt.stop.is_set() and cancelled and (elsewhere or not failure.message):
             failure.failure_class, failure.message = self._why_stopped()
+        # What failed by itself just then stays that failure.
+        transient = failure.failure_class == common_pb2.FAILURE_CLASS_TRANSIENT
+        result.handed_over = self._ending and transient
         if result.HasField("failure") and not failure.role:
             failure.role = self._role
         return result

@@ -110,6 +110,7 @@ def shunned(policy: job_pb2.JobPolicy, attempts: Sequence[AttemptFold]) -> froze
         attempt.route
         for attempt in attempts
         if not attempt.refused
+        and not attempt.handed_over
         and (attempt.stop is not None or rule_for(policy, class_of(attempt)).action == _FALLBACK)
     )
 
@@ -147,5 +148,7 @@ def _has_failed(attempt: AttemptFold) -> bool:
     if attempt.status is AttemptStatus.LOST:
         return True
     if attempt.result is None or attempt.refused or attempt.stop is not None:
+        return False
+    if attempt.handed_over:
         return False
     return attempt.result.HasField("failure")

@@ -48,8 +48,11 @@ def is_free(attempt: AttemptFold, policy: job_pb2.JobPolicy) -> bool:
 
 
 def counted(attempts: Sequence[AttemptFold], policy: job_pb2.JobPolicy) -> list[AttemptFold]:
-    """The tries that count: being told that there is no place is not one."""
-    return [attempt for attempt in attempts if not is_free(attempt, policy)]
+    """The tries that count: being told that there is no place is not one.
+
+    Nor is one whose service was stopped: a rolling restart must not use up a task's tries.
+    """
+    return [a for a in attempts if not is_free(a, policy) and not a.handed_over]
 
 
 def may_try_again(attempts: Sequence[AttemptFold], policy: job_pb2.JobPolicy, allowed: int) -> bool:
@@ -61,7 +64,7 @@ def may_try_again(attempts: Sequence[AttemptFold], policy: job_pb2.JobPolicy, al
         allowed: Tries per task where the rule of a class names none.
     """
     last = attempts[-1]
-    if is_free(last, policy):
+    if is_free(last, policy) or last.handed_over:
         return True
     tries = counted(attempts, policy)
     if last.status is AttemptStatus.FINISHED and last.stop is not None:

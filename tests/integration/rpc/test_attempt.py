@@ -721,4 +721,5 @@ async def test_a_drain_lets_attempts_end_and_brings_the_rest_home_in_band() -> N
         # What was spent is known, and another place may go on: it is no cancellation.
         assert [call.usage.completion_tokens for call in result.calls] == [9]
         assert result.failure.failure_class == common_pb2.FAILURE_CLASS_TRANSIENT
+        assert (result.handed_over, whole.handed_over) == (True, False)
         assert setup.reports.taken == []

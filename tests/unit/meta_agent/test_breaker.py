@@ -72,9 +72,9 @@ class Gates:
         self.held[job] = attempts
         self.gates.hold(job, {"fast": attempts})
 
-    def ends(self, failed: int = 0, **changes: Any) -> bool:
+    def ends(self, failed: int = 0, *, handed_over: bool = False, **changes: Any) -> bool:
         state = attempt_pb2.ATTEMPT_STATE_FAILED if failed else attempt_pb2.ATTEMPT_STATE_SUCCEEDED
-        result = attempt_pb2.AttemptResult(state=state)
+        result = attempt_pb2.AttemptResult(state=state, handed_over=handed_over)
         if failed:
             result.failure.failure_class = failed  # type: ignore[assignment]
             result.failure.message = "the server broke"
@@ -159,6 +159,13 @@ def test_what_is_the_task_s_fault_leaves_a_route_open() -> None:
     for _ in range(9):
         gates.ends(common_pb2.FAILURE_CLASS_INVALID_OUTPUT, spent=5)
         gates.ends(common_pb2.FAILURE_CLASS_TIMEOUT, stop=attempt_pb2.STOP_REASON_INTERRUPT)
+    assert gates.state().ready
+
+
+def test_attempts_that_a_stopped_worker_hands_over_leave_a_route_open() -> None:
+    gates = Gates()
+    for _ in range(9):
+        gates.ends(common_pb2.FAILURE_CLASS_TRANSIENT, handed_over=True)
     assert gates.state().ready
 
 
