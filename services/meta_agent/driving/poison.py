@@ -7,7 +7,7 @@ the receipt, what failed. Each part that fails itself is left out.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeVar
 
@@ -19,6 +19,7 @@ from services.meta_agent.deciding.rules import Rules
 from services.meta_agent.deciding.turn import failure
 from services.meta_agent.job.apply import apply
 from services.meta_agent.job.figures import agent_timings
+from services.meta_agent.job.leniently import fold_what_folds
 from services.meta_agent.job.state import JobFold
 from services.meta_agent.job.times import timestamp
 from services.meta_agent.store.append import Append, JobSummary, VersionMoved
@@ -52,15 +53,6 @@ def failures_now(before: int, drove: float) -> int:
 def wait_after(failures: int) -> float:
     """Seconds for which nobody claims a job after so many failures in a row."""
     return min(FIRST_WAIT * 2.0 ** min(failures - 1, 16), LONGEST_WAIT)
-
-
-def fold_what_folds(events: Iterable[job_pb2.JobEvent]) -> JobFold:
-    """Folds a log; an event that cannot be folded changes nothing but the version."""
-    fold = JobFold()
-    for event in events:
-        before = fold
-        fold = _tried(lambda e=event, f=before: apply(f, e), before, "an event")  # type: ignore[misc]
-    return fold
 
 
 def last_events(
