@@ -162,8 +162,8 @@ class AttemptSession(Generic[StartT]):
         self._settled.set()
 
     def abandon(self) -> None:
-        """The process ends: stop, keep what there is; another one may go on."""
-        self._ending = not self.attempt.stop.is_set()
+        """The process ends: stop, keep what there is; another one may go on. Idempotent."""
+        self._ending = self._ending or not self.attempt.stop.is_set()
         self.attempt.end(attempt_pb2.STOP_REASON_INTERRUPT)
 
     def stream_ended(self) -> None:

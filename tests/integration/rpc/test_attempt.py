@@ -723,3 +723,25 @@ async def test_a_drain_lets_attempts_end_and_brings_the_rest_home_in_band() -> N
         assert result.failure.failure_class == common_pb2.FAILURE_CLASS_TRANSIENT
         assert (result.handed_over, whole.handed_over) == (True, False)
         assert setup.reports.taken == []
+
+
+async def test_work_that_ends_only_after_the_drain_was_handed_over_all_the_same() -> None:
+    unwind = asyncio.Event()
+
+    async def work(_start: Any, attempt: Attempt) -> Result:
+        await attempt.stop.wait()
+        await unwind.wait()
+        return Result(state=attempt_pb2.ATTEMPT_STATE_PARTIAL)
+
+    async with worker(work) as setup:
+        async with execute_stream(setup.channel, start_of(), heartbeat=BEAT) as stream:
+            await anext(aiter(stream))
+            await setup.slots.hand_over(0.2)
+        # Its stream is cut; the process waits for it when its places are closed.
+        leaving = asyncio.create_task(setup.slots.__aexit__(None, None, None))
+        await asyncio.sleep(0)
+        unwind.set()
+        await leaving
+        [(_, result)] = setup.reports.taken
+    assert result.failure.failure_class == common_pb2.FAILURE_CLASS_TRANSIENT
+    assert result.handed_over
