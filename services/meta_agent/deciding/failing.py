@@ -105,14 +105,23 @@ def may_retry(
 
 
 def shunned(policy: job_pb2.JobPolicy, attempts: Sequence[AttemptFold]) -> frozenset[str]:
-    """Routes that a task's attempts have failed on, and that its next one is not to take."""
+    """Routes that a task's attempts have failed on, and that its next one is not to take.
+
+    An attempt that was lost with its driver or its service says nothing about its route.
+    """
     return frozenset(
         attempt.route
         for attempt in attempts
         if not attempt.refused
         and not attempt.handed_over
-        and (attempt.stop is not None or rule_for(policy, class_of(attempt)).action == _FALLBACK)
+        and (attempt.stop is not None or _fell(policy, attempt))
     )
+
+
+def _fell(policy: job_pb2.JobPolicy, attempt: AttemptFold) -> bool:
+    """Whether it failed by itself, and its class asks for another route."""
+    lost = attempt.status is AttemptStatus.LOST
+    return not lost and rule_for(policy, class_of(attempt)).action == _FALLBACK
 
 
 def stops_the_job(fold: JobFold) -> common_pb2.Failure | None:

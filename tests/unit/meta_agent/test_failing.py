@@ -128,6 +128,17 @@ def test_a_rolling_restart_costs_neither_tries_nor_a_route(name: str) -> None:
     assert (desk.fold.answer is not None) == (name == "r.1")
 
 
+def test_a_task_whose_driver_was_lost_keeps_its_route() -> None:
+    rules = make_rules("standard", profile={"think_tokens": 100})
+    desk = make_desk(make_plan(a=[]), rules)
+    desk.step()
+    assert desk.attempt("a").route == "fast"
+    desk.fact(epoch=2, job_claimed=job_pb2.JobClaimed(replica="other", epoch=2))
+    desk.step(after=60)
+    desk.step(after=6)
+    assert (desk.attempt("a").number, desk.attempt("a").route) == (2, "fast")
+
+
 def test_the_report_counts_what_failed_and_how_it_was_made_good() -> None:
     desk = make_desk(make_plan(a=[], b=[]))
     desk.step()
