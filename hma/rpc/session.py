@@ -299,7 +299,7 @@ class AttemptSession(Generic[StartT]):
             failure.failure_class, failure.message = self._why_stopped()
         # What failed by itself just then stays that failure.
         transient = failure.failure_class == common_pb2.FAILURE_CLASS_TRANSIENT
-        result.handed_over = self._ending and transient
+        result.handed_over = (self._ending or self._lost) and transient
         if result.HasField("failure") and not failure.role:
             failure.role = self._role
         return result

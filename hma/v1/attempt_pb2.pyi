@@ -610,8 +610,9 @@ class AttemptResult(_message.Message):
     state: Global___AttemptState.ValueType
     """How it ended."""
     handed_over: _builtins.bool
-    """The service was stopped while it worked, and hands over what is left: neither the
-    route nor the task has failed. Default false. A MetaAgent counts no try for it.
+    """The service was stopped while it worked, or its driver was gone, and it hands over what
+    is left: neither the route nor the task has failed. Default false. A MetaAgent counts no
+    try for it.
     """
     @_builtins.property
     def calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___CallUsage]:

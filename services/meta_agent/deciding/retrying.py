@@ -50,7 +50,8 @@ def is_free(attempt: AttemptFold, policy: job_pb2.JobPolicy) -> bool:
 def counted(attempts: Sequence[AttemptFold], policy: job_pb2.JobPolicy) -> list[AttemptFold]:
     """The tries that count: being told that there is no place is not one.
 
-    Nor is one whose service was stopped: a rolling restart must not use up a task's tries.
+    Nor is one whose service or driver was stopped, and which said so: rolling restarts must
+    not use up a task's tries. One that was lost without a word counts: it may be the cause.
     """
     return [a for a in attempts if not is_free(a, policy) and not a.handed_over]
 

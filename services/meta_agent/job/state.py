@@ -130,7 +130,7 @@ class AttemptFold:
 
     @property
     def handed_over(self) -> bool:
-        """Whether it ended because its service was stopped: nobody's failure."""
+        """Whether it ended because its service or driver was stopped: nobody's failure."""
         return self.result is not None and self.result.handed_over and self.stop is None
 
 

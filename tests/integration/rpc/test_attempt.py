@@ -276,6 +276,7 @@ async def test_without_heartbeats_the_attempt_stops_and_the_result_is_reported()
     ((_, result),) = setup.reports.taken
     assert list(result.calls) == [usage_of(tokens=5)]
     assert result.failure.failure_class == common_pb2.FAILURE_CLASS_TRANSIENT
+    assert result.handed_over
 
 
 async def test_heartbeats_keep_an_attempt_alive_past_the_limit() -> None:
@@ -336,6 +337,7 @@ async def test_a_cancelled_rpc_stops_the_work_and_its_usage_is_reported() -> Non
     ((_, result),) = setup.reports.taken
     assert list(result.calls) == [usage_of(tokens=11)]
     assert result.failure.failure_class == common_pb2.FAILURE_CLASS_TRANSIENT
+    assert result.handed_over
 
 
 async def test_leaving_the_block_hangs_up() -> None:

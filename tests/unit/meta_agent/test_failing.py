@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hma.v1 import common_pb2, job_pb2
+from hma.v1 import attempt_pb2, common_pb2, job_pb2
 from services.meta_agent.deciding.failing import DEFAULTS, rule_for
 from services.meta_agent.deciding.observed import RouteState
 from tests.unit.meta_agent.simulation import Faults, World, make_created, make_rules
@@ -117,10 +117,17 @@ def test_a_rolling_restart_costs_neither_tries_nor_a_route(name: str) -> None:
     desk.step()
     if name == "r.1":
         desk.step(desk.ends("a"))
-    for _ in range(5):
+    for epoch in range(2, 7):
         cut = desk.ends(name, ok=False, failure_class=common_pb2.FAILURE_CLASS_TRANSIENT)
         cut.result.handed_over = True
-        desk.step(cut)
+        if epoch % 2:
+            desk.step(cut)  # its service was stopped
+        else:
+            attempt = desk.attempt(name)
+            ref = attempt_pb2.AttemptRef(task_uid=attempt.uid, attempt=attempt.number)
+            desk.fact(epoch=epoch, job_claimed=job_pb2.JobClaimed(replica="b", epoch=epoch))
+            desk.fact(attempt_reported=job_pb2.AttemptReported(ref=ref, result=cut.result))
+            desk.step()
         desk.step(after=6)
         assert desk.attempt(name).route == "fast"
     desk.step(desk.ends(name))
