@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 
 from hma.v1 import task_pb2
-from services.meta_agent.store import retention
+from services.meta_agent.store import fleet, retention
 from services.meta_agent.store.retention import Expired
 from services.meta_agent.store.store import Store
 from services.meta_agent.upkeep.expiry import Expiry
@@ -84,6 +84,17 @@ async def test_one_replica_at_a_time_deletes(open_replica: OpenStore) -> None:
     finally:
         await connection.close()
     assert await there.retention.expire(DAY, 10) == Expired((job_id,))
+
+
+async def test_summing_the_fleets_metrics_does_not_hold_up_expiry(store: Store) -> None:
+    job_id = await ended_job(store, 2 * DAY)
+    connection = await asyncpg.connect(store.database.url)
+    try:
+        async with connection.transaction():  # as every replica does, once a second
+            await connection.execute("SELECT pg_advisory_xact_lock($1)", fleet._LOCK)
+            assert await store.retention.expire(DAY, 10) == Expired((job_id,))
+    finally:
+        await connection.close()
 
 
 async def test_all_replicas_are_told_what_has_expired(open_replica: OpenStore) -> None:
