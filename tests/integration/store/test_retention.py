@@ -8,6 +8,7 @@ from datetime import timedelta
 import asyncpg
 import pytest
 
+from hma.errors import Unavailable
 from hma.v1 import task_pb2
 from services.meta_agent.store import fleet, retention
 from services.meta_agent.store.retention import Expired
@@ -131,3 +132,24 @@ async def test_the_loop_works_off_all_batches_and_nothing_expires_at_zero(
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_a_batch_that_is_too_much_is_tried_with_half_of_it(store: Store) -> None:
+    for _ in range(6):
+        await ended_job(store, 2 * DAY)
+    expire, tried = store.retention.expire, list[int]()
+
+    class Slow:
+        async def expire(self, age: float, batch: int) -> object:
+            tried.append(batch)
+            if batch > 2:
+                raise Unavailable("too slow", retry_after=1)
+            return await expire(age, batch)
+
+    expiry = Expiry(Slow(), age=DAY, batch=8)  # type: ignore[arg-type]
+    for _ in range(2):
+        await expiry._expire()
+    assert tried == [8, 4]
+    while await left(store, "job", "id"):
+        await expiry._expire()
+    assert tried[2:5] == [2, 4, 2]

@@ -214,7 +214,7 @@ def test_workers_that_are_drained_leave_a_route_open() -> None:
 
 @pytest.mark.parametrize("told", [False, True])
 def test_a_server_that_hangs_is_left_alone_whoever_ends_the_attempt(told: bool) -> None:
-    stopped = {
+    stopped: dict[str, Any] = {
         "stop": attempt_pb2.STOP_REASON_TIMEOUT,
         "cause": job_pb2.INTERRUPT_CAUSE_TIMEOUT,
         "spent": 9,  # at most: nobody knows what it did
