@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from services.meta_agent.job.apply import fold_events
+
 _: Any = None
 
 # Attributes of xllamacpp.CommonParams, read by llama.cpp.
@@ -28,3 +30,6 @@ _.score
 
 # Part of a profile's contract: what judges answers reads it, `hma probe` writes it.
 _.calibration
+
+# What a log means, whole: tests compare drivers and golden logs with it.
+fold_events
