@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from services.meta_agent.job.apply import fold_events
+
 _: Any = None
 
 # Attributes of xllamacpp.CommonParams, read by llama.cpp.
@@ -32,3 +34,5 @@ _.calibration
 # Settings of the local stack that are read by their names (ports_of).
 _.meta_agent_port
 _.meta_agent_metrics_port
+# What a log means, whole: tests compare drivers and golden logs with it.
+fold_events

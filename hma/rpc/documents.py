@@ -16,6 +16,7 @@ from tenacity import (
 )
 
 from hma import errors
+from hma.idle import IDLE, Idle
 from hma.rpc.status import from_rpc_error
 from hma.v1 import meta_agent_pb2, meta_agent_pb2_grpc, task_pb2
 
@@ -23,11 +24,13 @@ from hma.v1 import meta_agent_pb2, meta_agent_pb2_grpc, task_pb2
 class DocumentReader:
     """Fetches documents by `InternalService.ReadDocument`, each content once.
 
-    Content is cached by its SHA-256, the least recently read going first.
+    Content is cached by its SHA-256, the least recently read going first, and what is not
+    read for long in any case: its job may be deleted.
 
     Args:
         channel: To the MetaAgent; stays the caller's.
         max_bytes: Most bytes of content that are kept.
+        idle: How long content is kept that nobody reads, in seconds.
         timeout: Deadline of one fetch, in seconds.
         tries: How often a fetch is tried while the MetaAgent is away.
         longest_wait: Longest pause between two tries, in seconds.
@@ -38,6 +41,7 @@ class DocumentReader:
         channel: grpc.aio.Channel,
         max_bytes: int,
         *,
+        idle: float = IDLE,
         timeout: float = 30.0,
         tries: int = 3,
         longest_wait: float = 2.0,
@@ -49,6 +53,7 @@ class DocumentReader:
         self._longest_wait = longest_wait
         self._kept: OrderedDict[str, bytes] = OrderedDict()
         self._bytes = 0
+        self._idle = Idle[str]("documents", idle, self._drop)
         # One lock per content that is being fetched, with the number of its users.
         self._fetching: dict[str, tuple[asyncio.Lock, int]] = {}
 
@@ -83,6 +88,7 @@ class DocumentReader:
     def _cached(self, key: str) -> bytes | None:
         if key in self._kept:
             self._kept.move_to_end(key)
+            self._idle.use(key)
             return self._kept[key]
         return None
 
@@ -91,9 +97,14 @@ class DocumentReader:
             return
         self._kept[key] = content
         self._bytes += len(content)
+        self._idle.use(key)
         while self._bytes > self._max_bytes:
-            _, oldest = self._kept.popitem(last=False)
-            self._bytes -= len(oldest)
+            oldest = next(iter(self._kept))
+            self._idle.forget(oldest)
+            self._drop(oldest)
+
+    def _drop(self, key: str) -> None:
+        self._bytes -= len(self._kept.pop(key))
 
     async def _fetch(self, job_id: str, ref: task_pb2.DocumentRef) -> bytes:
         retrying = AsyncRetrying(

@@ -151,7 +151,8 @@ async def serve(
     Draining: health says NOT_SERVING, `drain_delay` passes, no new RPC is accepted,
     `on_drain` is called, and running RPCs have `drain_grace` to end. From the first
     moment on `hand_over` has the time of both to bring its work to an end or to give it
-    to others. A second signal ends it all at once.
+    to others; it is called again, with what is left of it, when no new RPC is accepted.
+    A second signal ends it all at once.
 
     Args:
         settings: How to serve.
@@ -236,13 +237,15 @@ async def _drain(
     _log.info("draining", extra={"delay": settings.drain_delay, "grace": settings.drain_grace})
     await health.drain()
     time_left = settings.drain_delay + settings.drain_grace
-    handing = asyncio.ensure_future(_handed_over(hand_over, time_left))
+    closed = asyncio.Event()
+    handing = asyncio.ensure_future(_handed_over(hand_over, time_left, closed))
     try:
         async with asyncio.timeout(settings.drain_delay):
             await hurry.wait()
     except TimeoutError:
         pass
     stopping = asyncio.create_task(server.stop(settings.drain_grace))
+    closed.set()
     health.end_watches()
     if on_drain is not None:
         on_drain()
@@ -257,13 +260,21 @@ async def _drain(
 
 
 async def _handed_over(
-    hand_over: Callable[[float], Awaitable[None]] | None, time_left: float
+    hand_over: Callable[[float], Awaitable[None]] | None, time_left: float, closed: asyncio.Event
 ) -> None:
-    """Hands over; a defect in that must not keep the process from ending in good order."""
+    """Hands over; a defect in that must not keep the process from ending in good order.
+
+    Again once no new RPC is accepted: a process with nothing to hand over may have been
+    given work by load balancers that had not noticed yet.
+    """
     if hand_over is None:
         return
+    loop = asyncio.get_running_loop()
+    end = loop.time() + time_left
     try:
         await hand_over(time_left)
+        await closed.wait()
+        await hand_over(max(end - loop.time(), 0.0))
     except Exception as error:  # noqa: BLE001 - the last resort, logged
         _log.error("handing over failed", exc_info=error)
 

@@ -162,8 +162,8 @@ class AttemptSession(Generic[StartT]):
         self._settled.set()
 
     def abandon(self) -> None:
-        """The process ends: stop, keep what there is; another one may go on."""
-        self._ending = not self.attempt.stop.is_set()
+        """The process ends: stop, keep what there is; another one may go on. Idempotent."""
+        self._ending = self._ending or not self.attempt.stop.is_set()
         self.attempt.end(attempt_pb2.STOP_REASON_INTERRUPT)
 
     def stream_ended(self) -> None:
@@ -297,6 +297,9 @@ class AttemptSession(Generic[StartT]):
         elsewhere = self._lost or self._ending
         if self.attempt.stop.is_set() and cancelled and (elsewhere or not failure.message):
             failure.failure_class, failure.message = self._why_stopped()
+        # What failed by itself just then stays that failure.
+        transient = failure.failure_class == common_pb2.FAILURE_CLASS_TRANSIENT
+        result.handed_over = (self._ending or self._lost) and transient
         if result.HasField("failure") and not failure.role:
             failure.role = self._role
         return result

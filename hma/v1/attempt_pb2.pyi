@@ -606,8 +606,14 @@ class AttemptResult(_message.Message):
     PLAN_FIELD_NUMBER: _builtins.int
     TASK_FIELD_NUMBER: _builtins.int
     ANSWER_FIELD_NUMBER: _builtins.int
+    HANDED_OVER_FIELD_NUMBER: _builtins.int
     state: Global___AttemptState.ValueType
     """How it ended."""
+    handed_over: _builtins.bool
+    """The service was stopped while it worked, or its driver was gone, and it hands over what
+    is left: neither the route nor the task has failed. Default false. A MetaAgent counts no
+    try for it.
+    """
     @_builtins.property
     def calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___CallUsage]:
         """Every call, in order, also those reported before."""
@@ -637,10 +643,11 @@ class AttemptResult(_message.Message):
         plan: Global___PlanOutcome | None = ...,
         task: _task_pb2.TaskResult | None = ...,
         answer: _task_pb2.Answer | None = ...,
+        handed_over: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "failure", b"failure", "output", b"output", "plan", b"plan", "task", b"task"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "calls", b"calls", "failure", b"failure", "output", b"output", "plan", b"plan", "state", b"state", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "calls", b"calls", "failure", b"failure", "handed_over", b"handed_over", "output", b"output", "plan", b"plan", "state", b"state", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_output: _TypeAlias = _typing.Literal["plan", "task", "answer"]  # noqa: Y015
     _WhichOneofArgType_output: _TypeAlias = _typing.Literal["output", b"output"]  # noqa: Y015

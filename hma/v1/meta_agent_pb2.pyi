@@ -347,7 +347,7 @@ class CancelJobRequest(_message.Message):
     """Any text that is unique among the commands on the job, at most 128 characters: a
     retry with the same id changes nothing and is answered like the first, also when
     the job has ended. The same id with another request: ALREADY_EXISTS, which says
-    what differs. Empty: every call is a request of its own.
+    what differs. Empty: the job is cancelled once, with the first reason.
     """
     reason: _builtins.str
     """Why; at most 1,000 characters. Kept in the log."""
@@ -378,7 +378,7 @@ class InterruptJobRequest(_message.Message):
     job_id: _builtins.str
     """The job."""
     request_id: _builtins.str
-    """As in CancelJobRequest."""
+    """As in CancelJobRequest. Empty: the job is interrupted once, with the first reason."""
     reason: _builtins.str
     """Why; at most 1,000 characters. Kept in the log."""
     def __init__(
@@ -409,7 +409,7 @@ class GrantBudgetRequest(_message.Message):
     job_id: _builtins.str
     """The job."""
     request_id: _builtins.str
-    """As in CancelJobRequest: the same id adds once."""
+    """As in CancelJobRequest: the same id adds once. Empty: every call adds."""
     tokens: _builtins.int
     """Tokens to add: 1 or more, or 0 with cost; the job's total stays within
     10,000,000.

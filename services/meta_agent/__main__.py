@@ -135,6 +135,7 @@ async def main(settings: MetaAgentSettings) -> None:
             board,
             relays,
             most=settings.limits.max_watches,
+            stall=settings.limits.watch_stall,
         )
         reader = JobReader(store.log)
         store.notifications.on_deleted(reader.forget)

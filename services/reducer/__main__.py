@@ -31,7 +31,7 @@ async def main(settings: ReducerSettings) -> None:
         Reporter(channel, registry=registry) as reporter,
         Slots(settings.max_concurrent, registry=registry) as slots,
     ):
-        reader = DocumentReader(channel, settings.document_cache)
+        reader = DocumentReader(channel, settings.document_cache, idle=settings.idle_state)
         servicer = ReducerServicer(llm, routes, reader, slots, reporter)
         register = partial(reducer_pb2_grpc.add_ReducerServiceServicer_to_server, servicer)
         await serve(

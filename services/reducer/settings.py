@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from hma.idle import IDLE
 from hma.llm.settings import LlmSettings
 from hma.rpc.channel import ChannelSettings
 from hma.rpc.server import ServerSettings
-from hma.settings import Bytes, at_least, is_port, setting
+from hma.settings import Bytes, Seconds, at_least, is_port, setting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,4 +44,10 @@ class ReducerSettings:
         Bytes(64 << 20),
         "most bytes of documents kept in memory",
         check=at_least(0),
+    )
+    idle_state: Seconds = setting(
+        "HMA_IDLE_STATE",
+        Seconds(IDLE),
+        "documents that nobody has read for so long are dropped from memory",
+        check=at_least(1),
     )

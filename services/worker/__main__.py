@@ -36,7 +36,8 @@ async def main(settings: WorkerSettings) -> None:
         # Half for contents, half for what was made of them: tasks that read different
         # sections of a document have their own indexes, but it is fetched once.
         share = settings.document_cache // 2
-        library = Library(DocumentReader(channel, share), share)
+        reader = DocumentReader(channel, share, idle=settings.idle_state)
+        library = Library(reader, share, settings.idle_state)
         metrics = WorkerMetrics(registry, lambda: slots.running)
         servicer = WorkerServicer(llm, routes, library, slots, reporter, metrics)
         register = partial(worker_pb2_grpc.add_WorkerServiceServicer_to_server, servicer)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
 
+from hma.idle import IDLE, Idle
 from hma.text.outline import section_texts
 from hma.text.retrieval import Passages, Unit
 from hma.text.tokens import approximate_tokens, utf8_size
@@ -130,14 +131,16 @@ class Reader(Protocol):
 
 
 class Library:
-    """Opens sources and keeps the ones used last.
+    """Opens sources and keeps the ones used last, until nobody has used them for long.
 
     Args:
         reader: Fetches contents.
-        max_bytes: Most bytes of content to keep; the source in use is never dropped.
+        max_bytes: Most bytes of content to keep; the source opened last is not dropped for it.
+        idle: How long a source is kept that nobody opens, in seconds.
     """
 
-    def __init__(self, reader: Reader, max_bytes: int) -> None:
+    def __init__(self, reader: Reader, max_bytes: int, idle: float = IDLE) -> None:
+        self._idle = Idle[object]("sources", idle, self._drop)
         self._reader = reader
         self._max_bytes = max_bytes
         self._kept: OrderedDict[object, Source] = OrderedDict()
@@ -164,8 +167,13 @@ class Library:
             # Another task of the job may have opened it meanwhile; one index is enough.
             source = self._kept.setdefault(key, Source(contents, section_ids))
         self._kept.move_to_end(key)
+        self._idle.use(key)
         kept = sum(source.size_bytes for source in self._kept.values())
         while kept > self._max_bytes and len(self._kept) > 1:
-            _, dropped = self._kept.popitem(last=False)
+            oldest, dropped = self._kept.popitem(last=False)
+            self._idle.forget(oldest)
             kept -= dropped.size_bytes
         return source
+
+    def _drop(self, key: object) -> None:
+        del self._kept[key]

@@ -110,7 +110,7 @@ def shunned(policy: job_pb2.JobPolicy, attempts: Sequence[AttemptFold]) -> froze
 
 
 def _shuns(policy: job_pb2.JobPolicy, attempt: AttemptFold) -> bool:
-    if attempt.refused:
+    if attempt.refused or attempt.handed_over:
         return False
     if attempt.stop is not None:
         return True
@@ -157,5 +157,7 @@ def _has_failed(attempt: AttemptFold) -> bool:
     if attempt.status is AttemptStatus.LOST:
         return True
     if attempt.result is None or attempt.refused:
+        return False
+    if attempt.handed_over:
         return False
     return attempt.result.HasField("failure")

@@ -50,8 +50,12 @@ def is_free(attempt: AttemptFold, policy: job_pb2.JobPolicy) -> bool:
 
 
 def counted(attempts: Sequence[AttemptFold], policy: job_pb2.JobPolicy) -> list[AttemptFold]:
-    """The tries that count: being told that there is no place is not one."""
-    return [attempt for attempt in attempts if not is_free(attempt, policy)]
+    """The tries that count: being told that there is no place is not one.
+
+    Nor is one whose service or driver was stopped, and which said so: rolling restarts must
+    not use up a task's tries. One that was lost without a word counts: it may be the cause.
+    """
+    return [a for a in attempts if not is_free(a, policy) and not a.handed_over]
 
 
 def is_full(attempt: AttemptFold) -> bool:
@@ -68,7 +72,7 @@ def may_try_again(attempts: Sequence[AttemptFold], policy: job_pb2.JobPolicy, al
         allowed: Tries per task where the rule of a class names none.
     """
     last = attempts[-1]
-    if is_free(last, policy):
+    if is_free(last, policy) or last.handed_over:
         return True
     tries = counted(attempts, policy)
     if last.status is AttemptStatus.FINISHED and last.stop is not None:

@@ -256,6 +256,9 @@ class JobDriver:
             self._take(event)
 
     def _take(self, event: job_pb2.JobEvent) -> None:
+        if event.epoch > self._claimed.epoch:
+            # Its attempts would be taken for ours, and opened a second time.
+            raise Fenced("the log has events of a later driver")
         before = self._fold
         self._apply(event)
         self._around.capacity.observe(event, self._fold)

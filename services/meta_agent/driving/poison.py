@@ -9,7 +9,7 @@ the receipt, what failed. Each part that fails itself is left out.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeVar
 
@@ -21,6 +21,7 @@ from services.meta_agent.deciding.rules import Rules
 from services.meta_agent.deciding.turn import failure
 from services.meta_agent.job.apply import apply
 from services.meta_agent.job.figures import agent_timings
+from services.meta_agent.job.leniently import fold_what_folds
 from services.meta_agent.job.state import JobFold
 from services.meta_agent.job.times import timestamp
 from services.meta_agent.store.append import Append, JobSummary, VersionMoved
@@ -70,15 +71,6 @@ def wait_after_losses(losses: int) -> float:
         losses: How often in a row the driver was lost soon after its claim.
     """
     return wait_after(losses - PATIENCE) if losses > PATIENCE else 0.0
-
-
-def fold_what_folds(events: Iterable[job_pb2.JobEvent]) -> JobFold:
-    """Folds a log; an event that cannot be folded changes nothing but the version."""
-    fold = JobFold()
-    for event in events:
-        before = fold
-        fold = _tried(lambda e=event, f=before: apply(f, e), before, "an event")  # type: ignore[misc]
-    return fold
 
 
 def last_events(

@@ -179,6 +179,8 @@ class RouteGates:
     ) -> None:
         if result.state == attempt_pb2.ATTEMPT_STATE_REFUSED:
             return  # it never came to the route
+        if attempt.handed_over:
+            return  # its service or driver was stopped: that says nothing of the route
         if result.failure.failure_class == common_pb2.FAILURE_CLASS_RATE_LIMITED:
             self._ease(gate, FEWER, now)
         elif _by_the_route(attempt, result):

@@ -85,6 +85,13 @@ class Limits:
         "refused",
         check=at_least(1),
     )
+    watch_stall: Seconds = setting(
+        "HMA_WATCH_STALL",
+        Seconds(300),
+        "A client that watches a job and takes nothing for so long loses its stream; it may "
+        "watch again from where it was",
+        check=at_least(0.1),
+    )
     max_watches: int = setting(
         "HMA_MAX_WATCHES",
         1_000,

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 
 from hma.errors import NotFound
 from hma.v1 import job_pb2
-from services.meta_agent.job.apply import fold_events
+from services.meta_agent.job.leniently import fold_what_folds
 from services.meta_agent.job.state import JobFold
 from services.meta_agent.store.log import JobLog
 
@@ -42,7 +42,7 @@ class JobReader:
         """
         fold, deletions = self._folds.get(job_id, JobFold()), self._deletions
         async for events in self._pages(job_id, fold.version):
-            fold = fold_events(events, fold)
+            fold = fold_what_folds(events, fold)
         if not fold.version:
             raise NotFound("There is no job with this id.")
         if deletions == self._deletions:  # else it may be this one that was deleted

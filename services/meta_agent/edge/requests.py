@@ -21,16 +21,24 @@ Command = (
     | meta_agent_pb2.DeleteJobRequest
 )
 
+_UNNAMED: dict[type[Command], str] = {
+    meta_agent_pb2.CancelJobRequest: "request.cancel",
+    meta_agent_pb2.InterruptJobRequest: "request.interrupt",
+}
+
 _CREATED_FIELDS = ("task_description", "documents", "budget", "policy", "plan")
 
 
-def event_id_of(request_id: str) -> str:
-    """The id of a command's event; a new one when the request has none.
+def event_id_of(request: Command) -> str:
+    """The id of a command's event.
 
-    Commands of all kinds share the ids of a job: one id, one request.
+    Commands of all kinds share the ids of a job: one id, one request. Without an id every
+    grant is one of its own; to cancel or to interrupt again changes nothing, so all such
+    requests of a kind are one, and no client can make the log grow by repeating them.
     """
+    request_id = request.request_id
     if not request_id:
-        return new_event_id()
+        return _UNNAMED.get(type(request)) or new_event_id()
     return "request." + hashlib.sha256(request_id.encode()).hexdigest()[:32]
 
 
@@ -44,6 +52,8 @@ def check_same(logged: job_pb2.JobEvent, request: Command) -> None:
     Raises:
         AlreadyExists: It asks for something else; says what differs.
     """
+    if not request.request_id:
+        return
     differing = list(_differing(logged, request))
     if differing:
         raise AlreadyExists(

@@ -224,7 +224,7 @@ class MetaAgentServicer(meta_agent_pb2_grpc.MetaAgentServiceServicer):
         """What the log has under the id of a request; None when it is new."""
         if not request.request_id:
             return None
-        return await self._store.log.find(request.job_id, event_id_of(request.request_id))
+        return await self._store.log.find(request.job_id, event_id_of(request))
 
     async def ExplainJob(
         self, request: meta_agent_pb2.ExplainJobRequest, context: Context
@@ -312,7 +312,7 @@ class MetaAgentServicer(meta_agent_pb2_grpc.MetaAgentServiceServicer):
         """An event without payload; the same request_id gives the same event_id."""
         return job_pb2.JobEvent(
             job_id=request.job_id,
-            event_id=event_id_of(request.request_id),
+            event_id=event_id_of(request),
             time=timestamp(self._store.clock.now()),
         )
 

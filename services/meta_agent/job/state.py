@@ -128,6 +128,11 @@ class AttemptFold:
         """Whether the service turned it away before it began."""
         return self.result is not None and self.result.state == attempt_pb2.ATTEMPT_STATE_REFUSED
 
+    @property
+    def handed_over(self) -> bool:
+        """Whether it ended because its service or driver was stopped: nobody's failure."""
+        return self.result is not None and self.result.handed_over and self.stop is None
+
 
 @dataclass(frozen=True, slots=True)
 class TaskFold:

@@ -10,6 +10,7 @@ What can go wrong with a batch, and who pays for it:
 - a job is fenced or sealed: its append alone is told so;
 - a lock was not to be had, or one append is refused: the batch had no effect, and its
   appends are written one by one;
+- a defect strikes: as a refusal, and the appender lives on;
 - the connection broke: the log is asked which appends it has, the others are written
   again. The event ids make sure that nothing is written twice.
 """
@@ -192,6 +193,12 @@ class Appender:
                     return
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, 1.0)
+            except Exception as error:  # noqa: BLE001 - logged; without a flusher, jobs are stuck
+                _log.critical("append: a defect", exc_info=error)
+                await self._drop_connection()
+                for waiting in rest:
+                    waiting.settle(_unknown("The appender has failed."))
+                return
 
     async def _write(self, connection: asyncpg.Connection, batch: Sequence[_Waiting]) -> None:
         """Writes a batch in one statement; one by one when that has no effect.
@@ -201,9 +208,12 @@ class Appender:
         """
         try:
             outcomes = await write_batch(connection, [waiting.append for waiting in batch])
-        except (asyncpg.PostgresError, ValueError) as error:
+        except Exception as error:  # what one append breaks, it alone pays for
             if is_away(error):
                 raise
+            if not isinstance(error, asyncpg.PostgresError | ValueError):
+                # A defect, here or in the driver: who knows what state it has left.
+                await self._drop_connection()
             if len(batch) == 1:
                 await self._refused(connection, batch[0], error)
                 return

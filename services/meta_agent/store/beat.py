@@ -189,6 +189,10 @@ class Beat:
             _log.warning("beat: not renewed: %s", type(error).__name__)
             self._drop_connection()
             return
+        except Exception:  # noqa: BLE001 - a thread that ends would never say that it lost
+            _log.exception("beat: not renewed by a defect")
+            self._drop_connection()
+            return
         # From before the beat was sent: the database's count started later than this.
         self._renewed = sent
         if self._clock is not None:

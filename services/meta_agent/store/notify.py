@@ -249,6 +249,8 @@ class Notifications:
                     await self._send_forever(connection)
             except FAILED as error:
                 _log.warning("notifications: lost the database: %s", type(error).__name__)
+            except Exception:  # noqa: BLE001 - nobody would start it again
+                _log.exception("notifications: a defect; connecting again")
             await asyncio.sleep(self._reconnect_pause)
 
     @contextlib.asynccontextmanager
@@ -296,6 +298,8 @@ class Notifications:
                 await self._look()
             except FAILED as error:
                 _log.warning("notifications: poll failed: %s", type(error).__name__)
+            except Exception:  # noqa: BLE001 - nobody would start it again
+                _log.exception("notifications: poll failed by a defect")
 
     async def _look(self) -> None:
         for row in await self._database.fetch(_VERSIONS, list(self._waiters)):

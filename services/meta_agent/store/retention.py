@@ -13,7 +13,7 @@ from services.meta_agent.store.database import Database
 from services.meta_agent.store.notify import Notifications
 from services.meta_agent.store.purge import purge
 
-_ADVISORY_LOCK = 0x48_4D_41_02
+_ADVISORY_LOCK = 0x48_4D_41_03
 _TIMEOUT = 60.0
 
 _LOCK = "SELECT pg_try_advisory_xact_lock($1)"

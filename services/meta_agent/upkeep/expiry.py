@@ -31,6 +31,7 @@ class Expiry:
         self._retention = retention
         self._age = age
         self._batch = batch
+        self._lot = batch
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -44,15 +45,18 @@ class Expiry:
         full = True
         while full:
             try:
-                expired = await self._retention.expire(self._age, self._batch)
+                expired = await self._retention.expire(self._age, self._lot)
             except Unavailable as error:
+                # It may have been too much for one transaction: jobs differ in size.
+                self._lot = max(self._lot // 2, 1)
                 _log.warning("cannot expire jobs now: %s", error.message)
                 break
             if expired is None:
                 break  # another replica is at it
             jobs += len(expired.jobs)
             tombstones += expired.tombstones
-            full = max(len(expired.jobs), expired.tombstones) >= self._batch
+            full = max(len(expired.jobs), expired.tombstones) >= self._lot
+            self._lot = min(self._lot * 2, self._batch)
             if full:
                 await asyncio.sleep(BREATH)
         if jobs or tombstones:

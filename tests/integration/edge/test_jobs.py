@@ -15,6 +15,7 @@ from hma.errors import (
 from hma.rpc.status import from_rpc_error
 from hma.v1 import job_pb2, meta_agent_pb2
 from services.meta_agent.edge import reader
+from services.meta_agent.store.append import Append
 from tests.integration.edge.edge import Edge
 
 Get = meta_agent_pb2.GetJobRequest
@@ -52,6 +53,27 @@ async def test_a_long_log_is_read_whole_and_read_on(edge: Edge) -> None:
     await edge.note(job_id, "second")
     job = await edge.api.GetJob(Get(job_id=job_id), timeout=10)
     assert (job.last_sequence, job.state_reason) == (reader.PAGE + 52, "second")
+
+
+async def test_an_event_that_cannot_be_folded_does_not_hide_the_job(edge: Edge) -> None:
+    job_id = await edge.create()
+    await edge.note(job_id, "before")
+    later = job_pb2.JobEvent(job_id=job_id, event_id="later", epoch=edge.epochs[job_id])
+    # As a later release would write it: a field that this one does not know.
+    later.MergeFromString(b"\xfa\x3f\x00")
+    assert later.WhichOneof("payload") is None
+    append = Append(job_id=job_id, epoch=edge.epochs[job_id], events=[later], min_reader=99)
+    await edge.store.log.append(append)
+    await edge.note(job_id, "after")
+    job = await edge.api.GetJob(Get(job_id=job_id), timeout=10)
+    assert (job.last_sequence, job.state_reason) == (4, "after")
+    # A command is answered, too, not only noted.
+    granted = await edge.api.GrantBudget(Grant(job_id=job_id, tokens=10), timeout=10)
+    assert granted.ledger.budget_tokens == job.ledger.budget_tokens + 10
+    await edge.finish(job_id)
+    job = await edge.api.GetJob(Get(job_id=job_id), timeout=10)
+    assert (job.state, job.answer.text) == (job_pb2.JOB_STATE_SUCCEEDED, "8080")
+    await edge.api.ExplainJob(meta_agent_pb2.ExplainJobRequest(job_id=job_id), timeout=10)
 
 
 async def test_the_same_request_id_makes_one_job(edge: Edge) -> None:

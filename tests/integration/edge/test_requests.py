@@ -189,3 +189,16 @@ async def tables_with(edge: Edge, planted: str) -> set[str]:
             if any(planted.encode() in value for value in values):
                 found.add(table["relname"])
     return found
+
+
+async def test_repeating_a_wish_without_an_id_does_not_make_the_log_grow(edge: Edge) -> None:
+    job_id = await edge.create()
+    for reason in ("first", "second", "third"):
+        await edge.api.InterruptJob(Interrupt(job_id=job_id, reason=reason), timeout=10)
+        await edge.api.CancelJob(
+            meta_agent_pb2.CancelJobRequest(job_id=job_id, reason=reason), timeout=10
+        )
+    events = await edge.store.log.read(job_id, 0, 100)
+    wishes = [e for e in events if e.HasField("interrupt_requested")]
+    assert [e.interrupt_requested.reason for e in wishes] == ["first"]
+    assert len(events) == 3

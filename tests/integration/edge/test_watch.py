@@ -11,6 +11,7 @@ import pytest
 from hma.v1 import job_pb2, meta_agent_pb2
 from services.meta_agent.edge import watch
 from tests.integration.edge.edge import Edge
+from tests.integration.rpc.support import until
 
 Watch = meta_agent_pb2.WatchJobRequest
 Update = meta_agent_pb2.WatchJobResponse
@@ -167,6 +168,25 @@ async def test_a_slow_watcher_slows_nobody_and_misses_no_event(edge: Edge) -> No
     assert asyncio.get_running_loop().time() - start < 20
     rest = await sequences(slow)
     assert rest == list(range(2, 1003))
+
+
+async def test_a_watcher_that_takes_nothing_loses_its_place(
+    edge: Edge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(edge.watches, "_stall", 0.3)
+    job_id = await edge.create()
+    for number in range(20):
+        await edge.note(job_id, f"{number} " + "x" * 20_000, count=25)
+    deaf = edge.api.WatchJob(Watch(job_id=job_id), timeout=60)
+    await until(lambda: len(edge.watches) == 1)
+    await until(lambda: len(edge.watches) == 0)
+    with pytest.raises((grpc.aio.AioRpcError, asyncio.CancelledError)):
+        await sequences(deaf)
+    # One that reads stays, however long nothing happens.
+    reading = aiter(edge.api.WatchJob(Watch(job_id=job_id, after_sequence=500), timeout=60))
+    await next_event(reading)
+    await asyncio.sleep(0.6)
+    assert len(edge.watches) == 1
 
 
 async def test_a_stopping_replica_sends_watchers_elsewhere(edge: Edge) -> None:

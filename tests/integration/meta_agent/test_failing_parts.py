@@ -16,6 +16,7 @@ from hma.v1 import attempt_pb2, common_pb2, job_pb2, reducer_pb2, worker_pb2, wo
 from services.meta_agent.deciding.decide import decide as right
 from services.meta_agent.driving import poison
 from services.meta_agent.driving.streams import Services
+from services.meta_agent.job.leniently import fold_what_folds
 from tests.integration.meta_agent.replica import (
     Scripts,
     Servicer,
@@ -119,7 +120,8 @@ def test_an_end_without_deciding_tells_what_the_log_holds() -> None:
     ref = attempt_pb2.AttemptRef(task_uid="1.1", attempt=1, epoch=4)
     finished = job_pb2.AttemptFinished(ref=ref, result=result)
     log.append(job_pb2.JobEvent(sequence=len(log) + 1, attempt_finished=finished))
-    fold = poison.fold_what_folds(log)
+    fold = fold_what_folds(log)
+    assert fold.version == len(log)
     events, after = poison.last_events(
         fold, make_rules(), version=len(log), epoch=5, why="by a defect", now=9.0
     )

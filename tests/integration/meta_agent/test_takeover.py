@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from hma.rpc.attempt import Attempt
@@ -45,3 +46,40 @@ async def test_a_replica_without_its_database_hangs_up_before_another_may_claim(
             proxy.resume()
     assert fold.state == job_pb2.JOB_STATE_SUCCEEDED
     assert order == ["begun by 1", "hung up on", "claimed by another", "begun by 2"]
+
+
+async def test_a_driver_that_reads_another_s_claim_hangs_up_though_its_lease_is_held(
+    postgres_url: str,
+) -> None:
+    begun: list[tuple[str, int]] = []
+    hung_up = asyncio.Event()
+
+    async def beside(start: worker_pb2.ExecuteStart, attempt: Attempt) -> Any:
+        begun.append((start.task.id, start.attempt.ref.epoch))
+        await attempt.stop.wait()
+        hung_up.set()
+        return attempt_pb2.AttemptResult(state=attempt_pb2.ATTEMPT_STATE_FAILED)
+
+    plan = task_pb2.Plan(tasks=[task_pb2.Task(id=name, instruction="do") for name in "ab"])
+    async with (
+        serve_scripts(Scripts(execute=beside)) as there,
+        serve_scripts(Scripts()) as here,
+        open_replica(postgres_url, there, places=1) as first,
+        open_replica(postgres_url, here, max_jobs=0) as heir,
+    ):
+        job_id = await first.create(make_created(items=0, plan=plan))
+        await first.until(job_id, lambda fold: any(fold.open_attempts()))
+        heir.drivers._max_jobs = 9
+        while (await first.store.jobs.get(job_id)).driver == first.store.replica_id:
+            # As when the database's clock is set: the lease is over there, and held here.
+            await first.store.database.execute(
+                "UPDATE replica SET beat = beat - interval '1 hour' WHERE id = $1",
+                first.store.replica_id,
+            )
+            heir.store.notifications.publish_claimable()
+            await asyncio.sleep(0.02)
+        async with asyncio.timeout(2):
+            await hung_up.wait()
+        fold = await heir.ended(job_id)
+    assert fold.state == job_pb2.JOB_STATE_SUCCEEDED
+    assert begun == [("a", 1)]

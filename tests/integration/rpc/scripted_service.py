@@ -68,6 +68,7 @@ async def main(settings: Settings) -> None:
             [Service("hma.v1.WorkerService", register)],
             readiness=readiness,
             registry=new_registry(),
+            hand_over=slots.hand_over,
             on_serving=lambda port, metrics: print(json.dumps([port, metrics]), flush=True),
         )
 

@@ -276,6 +276,7 @@ async def test_without_heartbeats_the_attempt_stops_and_the_result_is_reported()
     ((_, result),) = setup.reports.taken
     assert list(result.calls) == [usage_of(tokens=5)]
     assert result.failure.failure_class == common_pb2.FAILURE_CLASS_TRANSIENT
+    assert result.handed_over
 
 
 async def test_heartbeats_keep_an_attempt_alive_past_the_limit() -> None:
@@ -336,6 +337,7 @@ async def test_a_cancelled_rpc_stops_the_work_and_its_usage_is_reported() -> Non
     ((_, result),) = setup.reports.taken
     assert list(result.calls) == [usage_of(tokens=11)]
     assert result.failure.failure_class == common_pb2.FAILURE_CLASS_TRANSIENT
+    assert result.handed_over
 
 
 async def test_leaving_the_block_hangs_up() -> None:
@@ -721,4 +723,27 @@ async def test_a_drain_lets_attempts_end_and_brings_the_rest_home_in_band() -> N
         # What was spent is known, and another place may go on: it is no cancellation.
         assert [call.usage.completion_tokens for call in result.calls] == [9]
         assert result.failure.failure_class == common_pb2.FAILURE_CLASS_TRANSIENT
+        assert (result.handed_over, whole.handed_over) == (True, False)
         assert setup.reports.taken == []
+
+
+async def test_work_that_ends_only_after_the_drain_was_handed_over_all_the_same() -> None:
+    unwind = asyncio.Event()
+
+    async def work(_start: Any, attempt: Attempt) -> Result:
+        await attempt.stop.wait()
+        await unwind.wait()
+        return Result(state=attempt_pb2.ATTEMPT_STATE_PARTIAL)
+
+    async with worker(work) as setup:
+        async with execute_stream(setup.channel, start_of(), heartbeat=BEAT) as stream:
+            await anext(aiter(stream))
+            await setup.slots.hand_over(0.2)
+        # Its stream is cut; the process waits for it when its places are closed.
+        leaving = asyncio.create_task(setup.slots.__aexit__(None, None, None))
+        await asyncio.sleep(0)
+        unwind.set()
+        await leaving
+        [(_, result)] = setup.reports.taken
+    assert result.failure.failure_class == common_pb2.FAILURE_CLASS_TRANSIENT
+    assert result.handed_over

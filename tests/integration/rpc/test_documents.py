@@ -27,14 +27,18 @@ def ref_of(text: str, document_id: str = "d1") -> task_pb2.DocumentRef:
 
 @asynccontextmanager
 async def reading(
-    texts: dict[str, str], *, max_bytes: int = 1000, failures: list[grpc.StatusCode] | None = None
+    texts: dict[str, str],
+    *,
+    max_bytes: int = 1000,
+    idle: float = 60.0,
+    failures: list[grpc.StatusCode] | None = None,
 ) -> AsyncIterator[tuple[DocumentReader, ScriptedInternal]]:
     meta_agent = ScriptedInternal(failures=failures)
     meta_agent.documents = {("j", key): text.encode() for key, text in texts.items()}
     async with serving(
         lambda s: meta_agent_pb2_grpc.add_InternalServiceServicer_to_server(meta_agent, s)
     ) as channel:
-        yield DocumentReader(channel, max_bytes, longest_wait=0.02), meta_agent
+        yield DocumentReader(channel, max_bytes, idle=idle, longest_wait=0.02), meta_agent
 
 
 async def test_a_document_arrives_whole_and_is_fetched_once() -> None:
@@ -72,6 +76,18 @@ async def test_the_least_recently_read_goes_first_and_bytes_are_bounded() -> Non
         assert meta_agent.reads == 3
         await reader.read("j", refs["d1"])
         assert meta_agent.reads == 4
+
+
+async def test_what_nobody_reads_any_more_does_not_stay_in_memory() -> None:
+    async with reading({"d1": "one", "d2": "two"}, idle=0.2) as (reader, meta_agent):
+        await reader.read("j", ref_of("one"))
+        for _ in range(6):
+            await asyncio.sleep(0.05)
+            await reader.read("j", ref_of("two", "d2"))
+        assert reader.kept_bytes == 3
+        assert meta_agent.reads == 2, "what is in use stays"
+        await until(lambda: reader.kept_bytes == 0)
+        assert await reader.read("j", ref_of("one")) == "one"
 
 
 async def test_what_is_larger_than_the_cache_is_read_but_not_kept() -> None:

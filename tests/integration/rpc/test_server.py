@@ -124,6 +124,24 @@ async def test_sigterm_lets_a_running_stream_finish_and_exits_0(tmp_path: Path) 
     assert [json.loads(line)["message"] for line in log.splitlines()][-1] == "stopped"
 
 
+async def test_an_attempt_that_comes_while_load_balancers_take_notice_is_handed_over(
+    tmp_path: Path,
+) -> None:
+    start = start_of()
+    start.task.title = "60"
+    async with running(tmp_path, HMA_DRAIN_DELAY="1s", HMA_DRAIN_GRACE="2s") as service:
+        await service.until_health(SERVING)
+        service.process.send_signal(signal.SIGTERM)  # and nothing runs
+        await service.until_health(NOT_SERVING)
+        async with execute_stream(service.channel, start, heartbeat=BEAT) as stream:
+            async for _ in stream:
+                pass
+            assert isinstance(stream.outcome, Finished)
+            assert stream.outcome.result.handed_over
+            stream.ack()
+        assert await service.ended() == 0
+
+
 async def test_streams_without_end_do_not_hold_up_the_drain(tmp_path: Path) -> None:
     async with running(tmp_path, HMA_DRAIN_DELAY="0s", HMA_DRAIN_GRACE="60s") as service:
         await service.until_health(SERVING)

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 
 import pytest
 
@@ -184,3 +185,17 @@ async def test_rows_of_replicas_long_gone_are_forgotten(store: Store, postgres_u
 async def test_the_schema_is_migrated_first(postgres_url: str) -> None:
     assert await migrate(postgres_url) > 0
     assert await migrate(postgres_url) == 0
+
+
+async def test_a_defect_costs_a_beat_and_not_the_thread(
+    store: Store, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with beating(postgres_url) as watched:
+
+        async def broken(*_arguments: object) -> float:
+            raise ZeroDivisionError("planted")
+
+        with monkeypatch.context() as planted:
+            planted.setattr("services.meta_agent.store.beat.write_beat", broken)
+            await until(partial(watched.is_now, "lost"))
+        await until(partial(watched.is_now, "lost", "renewed"))

@@ -15,6 +15,7 @@ from services.meta_agent.store.append import (
     Append,
     JobEvent,
     JobSummary,
+    Outcome,
     VersionMoved,
     write_batch,
 )
@@ -160,6 +161,41 @@ async def test_an_append_that_postgresql_refuses_fails_alone(store: Store) -> No
         assert refused.reason == "APPEND_REFUSED"
     assert results[2] == 2
     assert await store.log.append(Append(jobs[3][0], jobs[3][1], [decided(jobs[3][0])])) == 3
+
+
+async def test_a_defect_costs_one_append_and_not_the_appender(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (bad, bad_epoch), (good, good_epoch) = [await add_claimed_job(store) for _ in range(2)]
+
+    async def write(connection: Connection, batch: Sequence[Append]) -> list[Outcome]:
+        if any(append.job_id == bad for append in batch):
+            raise ZeroDivisionError("planted")
+        return await write_batch(connection, batch)
+
+    monkeypatch.setattr("services.meta_agent.store.appender.write_batch", write)
+    refused, written = await asyncio.gather(
+        store.log.append(Append(bad, bad_epoch, [decided(bad)])),
+        store.log.append(Append(good, good_epoch, [decided(good)])),
+        return_exceptions=True,
+    )
+    assert isinstance(refused, HmaError)
+    assert refused.reason == "APPEND_REFUSED"
+    assert written == 2
+
+    async def find(*_: object) -> list[int | None]:
+        raise ZeroDivisionError("planted")
+
+    monkeypatch.setattr("services.meta_agent.store.appender.write_batch", _lose_the_connection)
+    monkeypatch.setattr("services.meta_agent.store.appender.find_written", find)
+    with pytest.raises(Unavailable):
+        await store.log.append(Append(good, good_epoch, [decided(good)]))
+    monkeypatch.undo()
+    assert await store.log.append(Append(good, good_epoch, [decided(good)])) == 3
+
+
+async def _lose_the_connection(*_: object) -> list[Outcome]:
+    raise ConnectionResetError
 
 
 async def test_a_locked_row_holds_up_its_own_job_only(

@@ -6,6 +6,7 @@ import asyncio
 import time
 
 import asyncpg
+import pytest
 
 from services.meta_agent.store.append import Append
 from services.meta_agent.store.notify import Notifications
@@ -142,3 +143,23 @@ async def test_it_ends_while_the_database_is_away(proxy: Proxy, open_replica: Op
     async with asyncio.timeout(5), Notifications(store.database):
         await asyncio.sleep(0.3)
     proxy.up()
+
+
+async def test_a_defect_in_a_poll_does_not_end_the_polling(
+    open_replica: OpenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = await open_replica("a", options=StoreOptions(poll_interval=0.05))
+    job_id = await add_job(here)
+    fetch, failed = here.notifications._database.fetch, asyncio.Event()
+
+    async def broken(*arguments: object) -> object:
+        if not failed.is_set():
+            failed.set()
+            raise ZeroDivisionError("planted")
+        return await fetch(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(type(here.notifications._database), "fetch", staticmethod(broken))
+    waiter = asyncio.create_task(here.notifications.wait(job_id, 1, 20))
+    await failed.wait()
+    await here.database.execute("UPDATE job SET version = 2 WHERE id = $1", job_id)
+    assert await waiter, "only a poll can find this"

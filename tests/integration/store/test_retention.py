@@ -8,8 +8,9 @@ from datetime import timedelta
 import asyncpg
 import pytest
 
+from hma.errors import Unavailable
 from hma.v1 import task_pb2
-from services.meta_agent.store import retention
+from services.meta_agent.store import fleet, retention
 from services.meta_agent.store.retention import Expired
 from services.meta_agent.store.store import Store
 from services.meta_agent.upkeep.expiry import Expiry
@@ -86,6 +87,17 @@ async def test_one_replica_at_a_time_deletes(open_replica: OpenStore) -> None:
     assert await there.retention.expire(DAY, 10) == Expired((job_id,))
 
 
+async def test_summing_the_fleets_metrics_does_not_hold_up_expiry(store: Store) -> None:
+    job_id = await ended_job(store, 2 * DAY)
+    connection = await asyncpg.connect(store.database.url)
+    try:
+        async with connection.transaction():  # as every replica does, once a second
+            await connection.execute("SELECT pg_advisory_xact_lock($1)", fleet._LOCK)
+            assert await store.retention.expire(DAY, 10) == Expired((job_id,))
+    finally:
+        await connection.close()
+
+
 async def test_all_replicas_are_told_what_has_expired(open_replica: OpenStore) -> None:
     here, there = await open_replica("a"), await open_replica("b")
     told: list[tuple[str, str]] = []
@@ -120,3 +132,24 @@ async def test_the_loop_works_off_all_batches_and_nothing_expires_at_zero(
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_a_batch_that_is_too_much_is_tried_with_half_of_it(store: Store) -> None:
+    for _ in range(6):
+        await ended_job(store, 2 * DAY)
+    expire, tried = store.retention.expire, list[int]()
+
+    class Slow:
+        async def expire(self, age: float, batch: int) -> object:
+            tried.append(batch)
+            if batch > 2:
+                raise Unavailable("too slow", retry_after=1)
+            return await expire(age, batch)
+
+    expiry = Expiry(Slow(), age=DAY, batch=8)  # type: ignore[arg-type]
+    for _ in range(2):
+        await expiry._expire()
+    assert tried == [8, 4]
+    while await left(store, "job", "id"):
+        await expiry._expire()
+    assert tried[2:5] == [2, 4, 2]

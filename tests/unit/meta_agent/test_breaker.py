@@ -78,11 +78,17 @@ class Gates:
         self.gates.hold(job, {"fast": attempts})
 
     def ends(
-        self, failed: int = 0, finish: str | None = None, first_token: int = 0, **changes: Any
+        self,
+        failed: int = 0,
+        finish: str | None = None,
+        first_token: int = 0,
+        *,
+        handed_over: bool = False,
+        **changes: Any,
     ) -> bool:
         """An attempt ends; `finish` is of its only call, empty when it has made none."""
         state = attempt_pb2.ATTEMPT_STATE_FAILED if failed else attempt_pb2.ATTEMPT_STATE_SUCCEEDED
-        result = attempt_pb2.AttemptResult(state=state)
+        result = attempt_pb2.AttemptResult(state=state, handed_over=handed_over)
         if failed:
             result.failure.failure_class = failed  # type: ignore[assignment]
             result.failure.message = "the server broke"
@@ -208,7 +214,7 @@ def test_workers_that_are_drained_leave_a_route_open() -> None:
 
 @pytest.mark.parametrize("told", [False, True])
 def test_a_server_that_hangs_is_left_alone_whoever_ends_the_attempt(told: bool) -> None:
-    stopped = {
+    stopped: dict[str, Any] = {
         "stop": attempt_pb2.STOP_REASON_TIMEOUT,
         "cause": job_pb2.INTERRUPT_CAUSE_TIMEOUT,
         "spent": 9,  # at most: nobody knows what it did
@@ -225,6 +231,13 @@ def test_an_attempt_that_made_no_call_proves_nothing_of_a_route() -> None:
     gates.now += RULES.longest
     assert not gates.ends(0, "")
     assert gates.ends()
+
+
+def test_attempts_that_a_stopped_worker_hands_over_leave_a_route_open() -> None:
+    gates = Gates()
+    for _ in range(9):
+        gates.ends(common_pb2.FAILURE_CLASS_TRANSIENT, handed_over=True)
+    assert gates.state().ready
 
 
 async def test_status_says_that_a_route_is_left_alone_though_its_server_answers() -> None:

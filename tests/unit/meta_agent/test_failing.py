@@ -127,6 +127,45 @@ def test_tasks_wait_for_a_place_on_their_route_and_the_job_says_so() -> None:
     assert (desk.open(), desk.fold.reason) == (["c"], "tasks run")
 
 
+@pytest.mark.parametrize("name", ["a", "r.1"])
+def test_a_rolling_restart_costs_neither_tries_nor_a_route(name: str) -> None:
+    rules = make_rules("standard", profile={"think_tokens": 100})
+    strict = job_pb2.FailureRule(
+        failure_class=common_pb2.FAILURE_CLASS_TRANSIENT, action=STOP_JOB, max_attempts=1
+    )
+    desk = make_desk(make_plan(a=[]), rules, failure_rules=[strict])
+    desk.step()
+    if name == "r.1":
+        desk.step(desk.ends("a"))
+    for epoch in range(2, 7):
+        cut = desk.ends(name, ok=False, failure_class=common_pb2.FAILURE_CLASS_TRANSIENT)
+        cut.result.handed_over = True
+        if epoch % 2:
+            desk.step(cut)  # its service was stopped
+        else:
+            attempt = desk.attempt(name)
+            ref = attempt_pb2.AttemptRef(task_uid=attempt.uid, attempt=attempt.number)
+            desk.fact(epoch=epoch, job_claimed=job_pb2.JobClaimed(replica="b", epoch=epoch))
+            desk.fact(attempt_reported=job_pb2.AttemptReported(ref=ref, result=cut.result))
+            desk.step()
+        desk.step(after=6)
+        assert desk.attempt(name).route == "fast"
+    desk.step(desk.ends(name))
+    assert state(desk, "a") == job_pb2.TASK_STATE_SUCCEEDED
+    assert (desk.fold.answer is not None) == (name == "r.1")
+
+
+def test_a_task_whose_driver_was_lost_keeps_its_route() -> None:
+    rules = make_rules("standard", profile={"think_tokens": 100})
+    desk = make_desk(make_plan(a=[]), rules)
+    desk.step()
+    assert desk.attempt("a").route == "fast"
+    desk.fact(epoch=2, job_claimed=job_pb2.JobClaimed(replica="other", epoch=2))
+    desk.step(after=60)
+    desk.step(after=6)
+    assert (desk.attempt("a").number, desk.attempt("a").route) == (2, "fast")
+
+
 def test_the_report_counts_what_failed_and_how_it_was_made_good() -> None:
     desk = make_desk(make_plan(a=[], b=[]))
     desk.step()

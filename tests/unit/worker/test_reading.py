@@ -51,6 +51,17 @@ async def test_documents_of_other_jobs_are_never_shared() -> None:
     assert await library.open("another", refs(contents)) is not one
 
 
+async def test_sources_that_nobody_opens_any_more_do_not_stay_in_memory() -> None:
+    shelf = Shelf({"d1": FACTS})
+    library = Library(shelf, 1 << 20, idle=0.05)
+    one = await library.open("job", refs(shelf.contents))
+    assert await library.open("job", refs(shelf.contents)) is one
+    async with asyncio.timeout(5):
+        while library._kept:  # noqa: ASYNC110 - a timer's doing
+            await asyncio.sleep(0.01)
+    assert await library.open("job", refs(shelf.contents)) is not one
+
+
 async def test_changed_content_is_another_source() -> None:
     shelf = Shelf({"d1": FACTS})
     library = Library(shelf, 1 << 20)

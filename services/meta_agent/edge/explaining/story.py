@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from hma.v1 import attempt_pb2, job_pb2, task_pb2
-from services.meta_agent.job.apply import apply
+from services.meta_agent.job.leniently import fold_what_folds
 from services.meta_agent.job.state import (
     PLAN_UID_PREFIX,
     REDUCE_UID_PREFIX,
@@ -137,7 +137,7 @@ class Story:
         """Adds what comes next in the log."""
         for event in events:
             before = self.fold
-            self.fold = apply(before, event)
+            self.fold = fold_what_folds([event], before)
             self._note(event, before)
 
     @property
