@@ -57,19 +57,29 @@ class Internal(meta_agent_pb2_grpc.InternalServiceServicer):
         self.served += 1
         yield meta_agent_pb2.ReadDocumentResponse(chunk=b"text")
 
+    async def WatchProgress(self, request: Any, context: Any) -> Any:
+        self.served += 1
+        yield meta_agent_pb2.WatchProgressResponse()
+
+    async def ReserveRoute(self, request: Any, context: Any) -> Any:
+        self.served += 1
+        return meta_agent_pb2.ReserveRouteResponse()
+
     def register(self, server: grpc.aio.Server) -> None:
         """Adds it to a server."""
         meta_agent_pb2_grpc.add_InternalServiceServicer_to_server(self, server)
 
 
 class Reducing(reducer_pb2_grpc.ReducerServiceServicer):
-    """Echoes: a response per request."""
+    """Echoes: a response per request; keeps the certificates that callers showed."""
 
     def __init__(self) -> None:
         self.served = 0
+        self.shown: list[bytes] = []
 
     async def Reduce(self, request_iterator: Any, context: Any) -> Any:
         self.served += 1
+        self.shown += context.auth_context().get("x509_pem_cert", ())
         async for _ in request_iterator:
             yield reducer_pb2.ReduceResponse()
 

@@ -166,7 +166,7 @@ async def test_a_service_that_nobody_has_thought_of_is_closed(tmp_path: Path) ->
             served.append(request)
             return b""
 
-        handler = grpc.unary_unary_rpc_method_handler(do)
+        handler: Any = grpc.unary_unary_rpc_method_handler(do)
         generic = grpc.method_handlers_generic_handler("hma.v1.NewService", {"Do": handler})
         server.add_generic_rpc_handlers((generic,))
 
