@@ -55,6 +55,10 @@ class Authority:
         _write(Path(settings.cert_file), chain)
         return settings
 
+    def certificate(self, role: str) -> str:
+        """The certificate that is there, in PEM."""
+        return (self.directory / f"{role}.pem").read_text()
+
     def settings(self, role: str) -> TlsSettings:
         """Where a role's files are."""
         return TlsSettings(

@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 
 from hma.client import requests
 from hma.client.backoff import Backoff, repeatable, resumable
-from hma.client.connection import OPTIONS, Server, failure_of
+from hma.client.connection import OPTIONS, Server, channel_credentials, failure_of
 from hma.client.credentials import with_credentials
 from hma.client.keys import Keys
 from hma.client.periods import MomentLike, UsageBy, get_usage
@@ -37,6 +37,8 @@ class Client:
             `wait`, `run` and `watch`, which last as long as their job.
         api_key: A key (`hma keys create`) or a token; default HMA_API_KEY, else the content
             of the file that HMA_API_KEY_FILE names; "" for none.
+        ca_file: File with the certificate authorities that are believed over https; default
+            HMA_CA_FILE, else those that gRPC comes with.
         metadata: Sent with every call, too.
         backoff: How calls are tried again.
         resume: How a broken watch is resumed.
@@ -51,6 +53,7 @@ class Client:
         *,
         timeout: float = 30.0,
         api_key: str | None = None,
+        ca_file: str | None = None,
         metadata: Sequence[tuple[str, str]] = (),
         backoff: Backoff | None = None,
         resume: Backoff | None = None,
@@ -62,7 +65,7 @@ class Client:
         self._resume = resume or Backoff(tries=8)
         if self._server.secure:
             self._channel = grpc.secure_channel(
-                self._server.target, grpc.ssl_channel_credentials(), options=OPTIONS
+                self._server.target, channel_credentials(ca_file), options=OPTIONS
             )
         else:
             self._channel = grpc.insecure_channel(self._server.target, options=OPTIONS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -62,6 +63,25 @@ class Server:
         if not host or not port.isdigit() or int(port) > 65535:
             raise InvalidRequest.field("server", f'expected "host:port", got {text!r}')
         return cls(rest, scheme == "https")
+
+
+def channel_credentials(ca_file: str | None = None) -> grpc.ChannelCredentials:
+    """Whom a client believes over https.
+
+    Args:
+        ca_file: PEM file with certificate authorities; None reads HMA_CA_FILE; empty or
+            unset: those that gRPC comes with.
+
+    Raises:
+        InvalidRequest: The file cannot be read.
+    """
+    path = os.environ.get("HMA_CA_FILE", "").strip() if ca_file is None else ca_file
+    if not path:
+        return grpc.ssl_channel_credentials()
+    try:
+        return grpc.ssl_channel_credentials(Path(path).read_bytes())
+    except OSError as error:
+        raise InvalidRequest.field("HMA_CA_FILE", f"{path}: {error.strerror}") from None
 
 
 def failure_of(error: grpc.RpcError, server: Server) -> HmaError:

@@ -298,7 +298,7 @@ async def test_bad_new_files_leave_the_old_ones_in_use(
     tls = authority.issue("meta-agent")
     meta_agent = member("meta-agent", tmp_path, tls=tls)
     worker = authority.issue("worker")
-    another = Path(worker.cert_file).read_text()
+    another = authority.certificate("worker")
     old_ca = tmp_path / "old-ca.pem"
     write(old_ca, authority.pem.decode())
     async with serving_as(meta_agent, Internal().register) as address:
