@@ -55,7 +55,7 @@ class Issuer:
 
     def unsigned(self) -> str:
         """A token of which its header says that it needs no signature."""
-        return jwt.encode(self.claims(), None, "none")
+        return jwt.encode(self.claims(), "", "none")
 
     def signed_with_the_public_key(self) -> str:
         """A token whose HMAC is made with what everybody has."""

@@ -9,8 +9,10 @@ from typing import Any
 
 import grpc
 
+from hma.client.credentials import CredentialSettings
 from hma.errors import HmaError, InvalidRequest, Unavailable
 from hma.rpc.status import from_rpc_error
+from hma.settings import load
 
 DEFAULT_SERVER = "localhost:8080"
 _MESSAGE_BYTES = 64 << 20
@@ -75,7 +77,7 @@ def channel_credentials(ca_file: str | None = None) -> grpc.ChannelCredentials:
     Raises:
         InvalidRequest: The file cannot be read.
     """
-    path = os.environ.get("HMA_CA_FILE", "").strip() if ca_file is None else ca_file
+    path = load(CredentialSettings, os.environ).ca_file if ca_file is None else ca_file
     if not path:
         return grpc.ssl_channel_credentials()
     try:

@@ -155,7 +155,7 @@ def load_stack(environ: Mapping[str, str] = os.environ) -> StackSettings:
         SettingsError: A variable is wrong; the message names it.
     """
     settings = load(StackSettings, environ)
-    settings.access.check()
+    settings.access.check(settings.host)
     settings.tls.check()
     return settings.resolved()
 

@@ -9,14 +9,17 @@ from pathlib import Path
 import click
 
 from hma.cli.app import hma as command_line
+from hma.client.credentials import CredentialSettings
 from hma.llm.prices import PriceTable
 from hma.llm.profiles import PRESETS, Profile
 from hma.llm.routes import Route
 from hma.llm.settings import LlmSettings
 from hma.local.parts import parts
 from hma.local.settings import StackSettings
+from hma.rpc.access_settings import ServiceAccess
 from hma.rpc.channel import ChannelSettings
 from hma.rpc.server import ServerSettings
+from hma.rpc.tls import TlsSettings
 from hma.settings import Description, describe, is_port
 from hma.telemetry.logs import LogSettings
 from scripts.reference.attributes import attributes
@@ -29,7 +32,7 @@ from services.worker.settings import WorkerSettings
 INTRODUCTION = Path(__file__).with_name("settings_introduction.md")
 
 # Read by every service, so each is shown once.
-SHARED = (ServerSettings, ChannelSettings, LogSettings)
+SHARED = (ServerSettings, ServiceAccess, TlsSettings, ChannelSettings, LogSettings)
 ROLES = (MetaAgentSettings, AnalystSettings, WorkerSettings, ReducerSettings)
 _KINDS = {
     "str": "text",
@@ -61,7 +64,7 @@ def render() -> str:
         "profile_keys": _profiles(),
         "local": _table(_places()),
         "local_choices": _choices(),
-        "client": table(_HEADER, _options()),
+        "client": table(_HEADER, [*map(_row, describe(CredentialSettings)), *_options()]),
     }
     return fill(INTRODUCTION.read_text(encoding="utf-8"), values)
 
@@ -75,7 +78,7 @@ def own_variables(*classes: type, without: Iterable[str] = ()) -> list[Descripti
 
 def documented() -> set[str]:
     """Every variable on the page."""
-    classes = (*SHARED, *ROLES, LlmSettings, StackSettings)
+    classes = (*SHARED, *ROLES, LlmSettings, StackSettings, CredentialSettings)
     ours = {each.variable for cls in classes for each in describe(cls)}
     return ours | {row[0].strip("`") for row in _options()}
 

@@ -331,7 +331,7 @@ def test_the_metaagents_own_port_takes_nobody_but_the_gateway(door: Door) -> Non
     service = TokenKeys([internal]).sign("worker", "meta-agent")
     with grpc.insecure_channel(own) as channel:
         stub = meta_agent_pb2_grpc.MetaAgentServiceStub(channel)
-        check = channel.unary_unary("/envoy.service.auth.v3.Authorization/Check")
+        check: Any = channel.unary_unary("/envoy.service.auth.v3.Authorization/Check")
         for metadata in (
             (),
             (("authorization", f"Bearer {door.operator}"),),
@@ -395,7 +395,7 @@ def test_a_strangers_job_is_as_if_it_were_none(door: Door) -> None:
 
 
 def test_the_same_request_id_makes_a_job_in_each_tenant(door: Door) -> None:
-    made = []
+    made: list[str] = []
     for tenant in ("first", "second"):
         key = door.key(tenant=tenant).secret
         with door.client(key) as client:
@@ -468,7 +468,8 @@ def test_details_of_a_refusal_say_whose_domain_they_are(door: Door) -> None:
         stub = meta_agent_pb2_grpc.MetaAgentServiceStub(channel)
         with pytest.raises(grpc.RpcError) as error:
             stub.ListJobs(meta_agent_pb2.ListJobsRequest(), timeout=15)
-    trailers = dict(error.value.trailing_metadata())
+    call: Any = error.value
+    trailers = dict(call.trailing_metadata())
     info = error_details_pb2.ErrorInfo()
     status = status_pb2.Status.FromString(trailers["grpc-status-details-bin"])
     assert status.details[0].Unpack(info)

@@ -147,7 +147,7 @@ def test_a_job_runs_to_its_end_with_tls_everywhere(secured: Secured) -> None:
     with secured.client() as client:
         job = run_job(client)
     assert job.state in (job_pb2.JOB_STATE_SUCCEEDED, job_pb2.JOB_STATE_PARTIAL), job
-    assert job.usage.total_tokens > 0
+    assert job.ledger.spent_tokens > 0
 
 
 def test_every_part_is_seen_to_be_up(secured: Secured) -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
+from hma.errors import Unavailable
 from services.meta_agent.access import refusing
 from services.meta_agent.access.caller import Caller
 from services.meta_agent.access.claims import ClaimNames, caller_of
@@ -18,6 +19,7 @@ from services.meta_agent.store.keys import KeyRow
 
 # Compared with when there is no such key: an answer must not come sooner for that.
 _NO_HASH = bytes(32)
+_KEY = "key"
 
 
 class FindsKeys(Protocol):
@@ -80,12 +82,31 @@ class Doorkeeper:
             caller = await self._bearer(shown)
         return replace(caller, address=address, request_id=request_id)
 
+    async def recheck(self, caller: Caller) -> None:
+        """Refuses a caller who is still served, but whose key has ended meanwhile.
+
+        Raises:
+            Refusal: The key was revoked, or has expired. A new secret ends no call.
+        """
+        kind, _, key_id = caller.subject.partition(":")
+        if kind != _KEY:
+            return
+        try:
+            row = await self._keys.find(key_id)
+        except Unavailable:
+            return  # nobody knows; what is served needs the database itself
+        if row is None or row.revoke_time is not None:
+            raise refusing.key_revoked(caller.subject, caller.tenant)
+        now = datetime.fromtimestamp(self._clock.now(), UTC)
+        if row.expire_time is not None and row.expire_time <= now:
+            raise refusing.key_expired(caller.subject, caller.tenant)
+
     async def _bearer(self, shown: ShownKey) -> Caller:
         found = await self._keys.find(shown.key_id)
         now = datetime.fromtimestamp(self._clock.now(), UTC)
         row = check_key(found, shown, now)
         self._uses.note(row.key_id, now)
-        return Caller(tenant=row.tenant, subject=f"key:{row.key_id}", role=row.role)
+        return Caller(tenant=row.tenant, subject=f"{_KEY}:{row.key_id}", role=row.role)
 
 
 def check_key(row: KeyRow | None, shown: ShownKey, now: datetime) -> KeyRow:
@@ -104,7 +125,7 @@ def check_key(row: KeyRow | None, shown: ShownKey, now: datetime) -> KeyRow:
     old = hmac.compare_digest(shown.secret_hash, old_hash or _NO_HASH)
     if row is None or not (current or (old and old_hash)):
         raise refusing.key_unknown()
-    subject = f"key:{row.key_id}"
+    subject = f"{_KEY}:{row.key_id}"
     if row.revoke_time is not None:
         raise refusing.key_revoked(subject, row.tenant)
     if row.expire_time is not None and row.expire_time <= now:

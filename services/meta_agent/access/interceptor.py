@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any, TypeAlias
@@ -15,6 +16,7 @@ from hma.rpc.tokens import TokenKeys
 from services.meta_agent.access.caller import Caller, set_caller
 from services.meta_agent.access.identity import identity_of
 from services.meta_agent.access.observing import AccessObserver
+from services.meta_agent.access.refusing import Refusal
 from services.meta_agent.access.roles import OPERATOR, is_public, least_role
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
@@ -22,6 +24,9 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 Identify = Callable[[Context], Caller]
 """Who makes an RPC; raises Unauthenticated."""
+
+Recheck = Callable[[Caller], Awaitable[None]]
+"""Raises Refusal when a caller who is served may not be served on."""
 
 
 def by_identity(keys: TokenKeys) -> Identify:
@@ -38,6 +43,10 @@ def everybody(tenant: str) -> Identify:
     return identify
 
 
+async def never(caller: Caller) -> None:
+    """Lets callers who were let in stay."""
+
+
 class AccessInterceptor(grpc.aio.ServerInterceptor):
     """Refuses public RPCs of callers who are not known or may not; tells the others' servicer.
 
@@ -45,15 +54,26 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
     are not public, health and reflection are none of its business.
     """
 
-    def __init__(self, identify: Identify, observer: AccessObserver) -> None:
+    def __init__(
+        self,
+        identify: Identify,
+        observer: AccessObserver,
+        recheck: Recheck = never,
+        *,
+        interval: float = 1.0,
+    ) -> None:
         """Intercepts nothing yet.
 
         Args:
             identify: Who makes an RPC.
             observer: Told of refusals.
+            recheck: Asked before a response of a stream, whether its caller may go on.
+            interval: Seconds for which its answer holds.
         """
         self._identify = identify
         self._observer = observer
+        self._recheck = recheck
+        self._interval = interval
 
     async def intercept_service(
         self,
@@ -80,30 +100,46 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
 
     def _streaming(self, behaviour: Any, method: str) -> Any:
         async def call(request: Any, context: Context) -> AsyncIterator[Any]:
-            self._admit(method, context)
+            caller = self._admit(method, context)
+            checked = time.monotonic()
             responses = behaviour(request, context)
             if not inspect.isasyncgen(responses):
                 raise TypeError(f"{method} does not generate its responses")
             async with aclosing(responses):
                 async for response in responses:
+                    if time.monotonic() - checked >= self._interval:
+                        await self._check_again(caller, method)
+                        checked = time.monotonic()
                     yield response
 
         return call
 
-    def _admit(self, method: str, context: Context) -> None:
+    async def _check_again(self, caller: Caller, method: str) -> None:
+        """Ends a stream whose caller's key has ended: what it waits for is not told any more."""
+        try:
+            await self._recheck(caller)
+        except Refusal as refusal:
+            self._tell(caller, method, refusal.error, caller.address)
+            raise refusal.error from None
+
+    def _admit(self, method: str, context: Context) -> Caller:
         caller = None
         try:
             caller = self._identify(context)
             caller.require(least_role(method))
         except HmaError as error:
-            self._observer.denied(
-                subject=caller.subject if caller else "",
-                tenant=caller.tenant if caller else "",
-                method=method.rpartition("/")[2],
-                address=(caller.address if caller else "") or context.peer(),
-                request_id=caller.request_id if caller else "",
-                reason=error.reason,
-                code=code_of(error).name,
-            )
+            self._tell(caller, method, error, (caller and caller.address) or context.peer())
             raise
         set_caller(caller)
+        return caller
+
+    def _tell(self, caller: Caller | None, method: str, error: HmaError, address: str) -> None:
+        self._observer.denied(
+            subject=caller.subject if caller else "",
+            tenant=caller.tenant if caller else "",
+            method=method.rpartition("/")[2],
+            address=address,
+            request_id=caller.request_id if caller else "",
+            reason=error.reason,
+            code=code_of(error).name,
+        )

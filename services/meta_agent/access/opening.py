@@ -64,7 +64,7 @@ async def open_access(
         doorkeeper = Doorkeeper(keys, uses, store.clock, names)
         servicer = ExtAuthzServicer(doorkeeper, tokens, internal.current, observer)
         yield Access(
-            AccessInterceptor(by_identity(tokens), observer),
+            AccessInterceptor(by_identity(tokens), observer, doorkeeper.recheck),
             [Service(SERVICE, servicer.register, described=False)],
             [uses.run],
         )

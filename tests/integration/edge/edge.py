@@ -19,6 +19,9 @@ from hma.rpc.channel import open_channel
 from hma.rpc.server import bind
 from hma.v1 import attempt_pb2, common_pb2, job_pb2, meta_agent_pb2, meta_agent_pb2_grpc, task_pb2
 from services.meta_agent.__main__ import rules_of, services_of
+from services.meta_agent.access.observing import AccessObserver, LoggedAccess
+from services.meta_agent.access.opening import open_access
+from services.meta_agent.access.settings import AccessSettings
 from services.meta_agent.driving.progress import ProgressBoard
 from services.meta_agent.edge.limits import Limits
 from services.meta_agent.edge.reader import JobReader
@@ -164,12 +167,18 @@ def _free_port() -> int:
 
 @contextlib.asynccontextmanager
 async def running_edge(
-    url: str, *, limits: Limits | None = None, peers: tuple[Peer, ...] = ()
+    url: str,
+    *,
+    limits: Limits | None = None,
+    peers: tuple[Peer, ...] = (),
+    access: AccessSettings | None = None,
+    observer: AccessObserver | None = None,
+    port: int = 0,
 ) -> AsyncIterator[Edge]:
-    """Serves over `url` on a free port."""
+    """Serves over `url` on a free port; without `access` nobody is asked who calls."""
     settings = MetaAgentSettings(
         # Other replicas are told the port before it is bound.
-        server=MetaAgentServerSettings(port=_free_port(), metrics_port=0),
+        server=MetaAgentServerSettings(port=port or _free_port(), metrics_port=0),
         limits=limits or Limits(),
         public_url="http://hma.test/",
     )
@@ -197,7 +206,14 @@ async def running_edge(
         status = StatusBoard(store, peers, routes(), models)
         rules = rules_of(settings, routes())
         services = services_of(settings, store, watches, status, rules, reader=reader, board=board)
-        server, health, port = bind(settings.server, services, registry)
+        interceptors = []
+        if access is not None:
+            opened = await stack.enter_async_context(
+                open_access(access, store, observer or LoggedAccess(), tenant="default")
+            )
+            services += opened.services
+            interceptors.append(opened.interceptor)
+        server, health, port = bind(settings.server, services, registry, interceptors)
         await server.start()
         await health.say(True)
         try:

@@ -18,6 +18,7 @@ from grpc_status import rpc_status
 from hma.errors import Overloaded
 from hma.rpc.errors import code_of, trailers_of
 from hma.v1 import (
+    admin_pb2,
     analyst_pb2,
     analyst_pb2_grpc,
     explanation_pb2,
@@ -40,6 +41,7 @@ class ScriptedMetaAgent(
 
     def __init__(self) -> None:
         self.requests: list[Any] = []
+        self.metadata: dict[str, Any] = {}
         self.release = threading.Event()
 
     def CreateJob(self, request: Any, context: grpc.ServicerContext) -> Any:
@@ -55,6 +57,7 @@ class ScriptedMetaAgent(
 
     def GetJob(self, request: Any, context: grpc.ServicerContext) -> Any:
         self.requests.append(request)
+        self.metadata = dict(context.invocation_metadata())
         if request.job_id == "job-missing":
             detail = any_pb2.Any()
             detail.Pack(error_details_pb2.ErrorInfo(reason="NOT_FOUND", domain="hma"))
@@ -96,6 +99,14 @@ class ScriptedMetaAgent(
         self.requests.append(request)
         row = meta_agent_pb2.UsageRow(route="fast", calls=2)
         return meta_agent_pb2.GetUsageResponse(rows=[row], total=row)
+
+    def GetQuota(self, request: Any, context: grpc.ServicerContext) -> Any:
+        self.requests.append(request)
+        return admin_pb2.Quota(tenant=request.tenant)
+
+    def ReserveRoute(self, request: Any, context: grpc.ServicerContext) -> Any:
+        self.requests.append(request)
+        return meta_agent_pb2.ReserveRouteResponse()
 
     def GetSystemStatus(self, request: Any, context: grpc.ServicerContext) -> Any:
         self.requests.append(request)

@@ -207,3 +207,11 @@ def test_access_log_is_one_json_object_a_line(gateway: Gateway) -> None:
     entry = json.loads(lines[-1])
     assert entry["path"] == "/v1/jobs/job-logged"
     assert (entry["status"], entry["grpc_status"]) == (200, "OK")
+
+
+def test_headers_that_only_the_gateway_sets_do_not_come_in(gateway: Gateway) -> None:
+    forged = {"x_hma_identity": "a", "X_HMA_Caller": "b", "x_hma_tenant": "c", "x_other": "d"}
+    assert gateway.http("GET", "/v1/jobs/job-1", **forged).status == 200
+    arrived = gateway.backends.meta_agent.metadata
+    assert arrived["x-other"] == "d"
+    assert [name for name in arrived if name.startswith("x-hma-")] == []
