@@ -68,11 +68,6 @@ class Membership:
             tokens = CallerTokens(role, keys.current)
         return cls(role, tokens=tokens, tls=tls.watch() if tls.on else None)
 
-    @property
-    def asks(self) -> bool:
-        """Whether callers must say who they are."""
-        return self._tokens is not None
-
     def metadata_for(self, method: str) -> tuple[tuple[str, str], ...]:
         """What a call of this process says about who makes it.
 
