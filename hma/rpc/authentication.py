@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any, TypeAlias
 
 import grpc
 
+from hma.errors import HmaError
 from hma.rpc.callers import is_between_services
 from hma.rpc.membership import Context, Membership
+
+_log = logging.getLogger(__name__)
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
@@ -48,16 +52,27 @@ class CallerInterceptor(grpc.aio.ServerInterceptor):
             **{kind: wrap(getattr(handler, kind), method)}
         )
 
+    def _admit(self, method: str, context: Context) -> None:
+        try:
+            self._membership.admit(method, context)
+        except HmaError as error:
+            # Most likely keys or certificates that do not belong together.
+            _log.info(
+                "refused a service",
+                extra={"method": method, "reason": error.reason, "address": context.peer()},
+            )
+            raise
+
     def _unary(self, behaviour: Any, method: str) -> Any:
         async def call(request: Any, context: Context) -> Any:
-            self._membership.admit(method, context)
+            self._admit(method, context)
             return await behaviour(request, context)
 
         return call
 
     def _streaming(self, behaviour: Any, method: str) -> Any:
         async def call(request: Any, context: Context) -> AsyncIterator[Any]:
-            self._membership.admit(method, context)
+            self._admit(method, context)
             result = behaviour(request, context)
             if inspect.isasyncgen(result):
                 async with aclosing(result) as responses:

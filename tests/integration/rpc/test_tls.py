@@ -302,7 +302,6 @@ async def test_bad_new_files_leave_the_old_ones_in_use(
     old_ca = tmp_path / "old-ca.pem"
     write(old_ca, authority.pem.decode())
     async with serving_as(meta_agent, Internal().register) as address:
-        # The first connection is always shown what was there at the start.
         async with secure(address, worker, ca=old_ca) as channel:
             assert await report(channel) is None
         match what:
