@@ -246,6 +246,19 @@ def test_a_rotated_key_works_with_both_secrets_for_the_grace(door: Door) -> None
             assert error.reason == "KEY_UNKNOWN"
 
 
+def test_revoking_a_rotated_key_ends_both_of_its_secrets(door: Door) -> None:
+    made = door.key()
+    with door.client(door.operator) as operator:
+        rotated = operator.keys.rotate(made.key.key_id, "1h")
+        assert rotated.key.HasField("old_secret_expire_time")
+        revoked = operator.keys.revoke(made.key.key_id)
+        assert not revoked.HasField("old_secret_expire_time")
+    for secret in (made.secret, rotated.secret):
+        with door.client(secret) as client:
+            _, error = until_refused(lambda client=client: list(client.list(limit=1)), 3)
+        assert error.reason == "KEY_REVOKED"
+
+
 def test_a_key_expires(door: Door) -> None:
     made = door.key(lifetime="1s")
     with door.client(made.secret) as client:

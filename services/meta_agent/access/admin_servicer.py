@@ -204,15 +204,17 @@ def _delta(duration: Duration) -> timedelta:
 
 def _key(row: KeyRow) -> admin_pb2.ApiKey:
     key = admin_pb2.ApiKey(key_id=row.key_id, tenant=row.tenant, role=row.role, note=row.note)
-    for name in (
-        "create_time",
-        "rotate_time",
-        "expire_time",
-        "revoke_time",
-        "last_use_time",
-        "old_secret_expire_time",
-    ):
-        moment: datetime | None = getattr(row, name)
+    revoked = row.revoke_time is not None
+    moments = {
+        "create_time": row.create_time,
+        "rotate_time": row.rotate_time,
+        "expire_time": row.expire_time,
+        "revoke_time": row.revoke_time,
+        "last_use_time": row.last_use_time,
+        # It has ended with the key.
+        "old_secret_expire_time": None if revoked else row.old_secret_expire_time,
+    }
+    for name, moment in moments.items():
         if moment is not None:
             stamp: Timestamp = getattr(key, name)
             stamp.FromDatetime(moment)

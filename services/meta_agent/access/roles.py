@@ -67,8 +67,3 @@ def role_of_name(name: str) -> Role | None:
     if full not in admin_pb2.CallerRole.keys():  # noqa: SIM118 - an enum wrapper, no mapping
         return None
     return admin_pb2.CallerRole.Value(full) or None
-
-
-def name_of(role: Role) -> str:
-    """A role as people write it, such as "user"."""
-    return admin_pb2.CallerRole.Name(role).removeprefix("CALLER_ROLE_").lower()

@@ -52,10 +52,10 @@ WHERE key_id = $1
 """
     + _RETURNING
 )
+# The hashes stay: who has a secret is told that the key was revoked.
 _REVOKE = (
     """
-UPDATE api_key SET revoke_time = clock_timestamp(), old_secret_hash = NULL,
-    old_secret_expire_time = NULL
+UPDATE api_key SET revoke_time = clock_timestamp()
 WHERE key_id = $1 AND revoke_time IS NULL
 """
     + _RETURNING
