@@ -14,13 +14,20 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from hma.errors import HmaError, PermissionDenied, SettingsError, Unauthenticated
 from hma.rpc.access_settings import ServiceAccess
+from hma.rpc.attempt_stream import Lost, reduce_stream
 from hma.rpc.caller_tokens import HEADER
 from hma.rpc.channel import open_channel
 from hma.rpc.membership import Membership
 from hma.rpc.server import ServerSettings
 from hma.rpc.status import from_rpc_error
 from hma.rpc.tokens import TokenKeys
-from hma.v1 import meta_agent_pb2, meta_agent_pb2_grpc, reducer_pb2, reducer_pb2_grpc
+from hma.v1 import (
+    common_pb2,
+    meta_agent_pb2,
+    meta_agent_pb2_grpc,
+    reducer_pb2,
+    reducer_pb2_grpc,
+)
 from tests.integration.rpc.members import (
     KEY,
     OTHER_KEY,
@@ -139,6 +146,24 @@ async def test_a_stream_is_refused_before_anything_is_read(tmp_path: Path) -> No
         assert await call.read() == reducer_pb2.ReduceResponse()
         await call.done_writing()
         assert await call.code() is grpc.StatusCode.OK
+
+
+async def test_an_attempt_that_is_not_let_in_has_spent_nothing(tmp_path: Path) -> None:
+    """Keys that are just being changed are no reason to give a task up."""
+    reducer = member("reducer", tmp_path, OTHER_KEY)
+    reducing = Reducing()
+    start = reducer_pb2.ReduceStart()
+    start.attempt.time_left.FromSeconds(30)
+    async with (
+        serving_as(reducer, reducing.register, name="hma.v1.ReducerService") as address,
+        open_channel(address, membership=member("meta-agent", tmp_path)) as channel,
+        reduce_stream(channel, start) as stream,
+    ):
+        assert [item async for item in stream] == []
+    assert isinstance(stream.outcome, Lost)
+    assert stream.outcome.failure_class == common_pb2.FAILURE_CLASS_TRANSIENT
+    assert not stream.outcome.admitted
+    assert reducing.served == 0
 
 
 async def test_health_and_reflection_stay_open(tmp_path: Path) -> None:
