@@ -172,6 +172,26 @@ def test_the_command_line_and_curl_take_an_authority_of_ones_own(secured: Secure
     assert "SERVING" in got.stdout, got.stderr
 
 
+def test_the_first_key_is_made_past_the_gateway_with_a_certificate(secured: Secured) -> None:
+    tls = secured.services.settings("cli")
+    internal = secured.stack.directory / "var" / "access" / "internal-key"
+    port = secured.stack.settings.meta_agent_port
+    arguments = ("keys", "create", "--direct", f"127.0.0.1:{port}", "--tenant", "acme")
+    certified = {
+        **secured.stack.environment,
+        "HMA_INTERNAL_KEY_FILE": str(internal),
+        "HMA_TLS_CERT_FILE": tls.cert_file,
+        "HMA_TLS_KEY_FILE": tls.key_file,
+        "HMA_TLS_CA_FILE": tls.ca_file,
+    }
+    own = Stack(secured.stack.settings, secured.stack.directory, certified)
+    done = own.hma(*arguments)
+    assert done.returncode == 0, done.stderr
+    plain = {name: v for name, v in certified.items() if not name.startswith("HMA_TLS_")}
+    without = Stack(own.settings, own.directory, plain)
+    assert without.hma(*arguments).returncode != 0
+
+
 def test_the_welcome_says_how_to_connect(secured: Secured) -> None:
     said = (secured.stack.directory / "up.log").read_text()
     assert f"HMA serves at {secured.url} " in said
