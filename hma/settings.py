@@ -26,6 +26,9 @@ from hma.errors import SettingsError
 
 T = TypeVar("T")
 Check = Callable[[Any], str | None]
+LOOPBACK = ("127.0.0.1", "localhost", "::1", "[::1]")
+"""Addresses that only this machine reaches."""
+
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SIZES = {
     "": 1,

@@ -4,13 +4,27 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from hma.errors import InvalidRequest
+from hma.settings import Secret, load, setting
 
 Metadata = tuple[tuple[str, str], ...]
 
 _CREDENTIALS = ("authorization", "x-api-key")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CredentialSettings:
+    """What a client is told about its key."""
+
+    api_key: Secret = setting(
+        "HMA_API_KEY", Secret(""), "The key, or a token, with which HMA is called"
+    )
+    api_key_file: str = setting(
+        "HMA_API_KEY_FILE", "", "File with the key, read when HMA_API_KEY is unset"
+    )
 
 
 def bearer(key: str) -> Metadata:
@@ -37,10 +51,10 @@ def with_credentials(
     if any(name.lower() in _CREDENTIALS for name, _ in metadata):
         return tuple(metadata)
     if key is None:
-        key = environ.get("HMA_API_KEY", "").strip()
-        file = environ.get("HMA_API_KEY_FILE", "").strip()
-        if not key and file:
-            key = _read(file)
+        settings = load(CredentialSettings, environ)
+        key = settings.api_key.reveal()
+        if not key and settings.api_key_file:
+            key = _read(settings.api_key_file)
     key = key.strip()
     if not key:
         return tuple(metadata)

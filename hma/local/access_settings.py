@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from hma.errors import SettingsError
-from hma.settings import one_of, setting
+from hma.settings import LOOPBACK, one_of, setting
 
 
 def _is_optional_url(value: str) -> str | None:
@@ -51,9 +51,14 @@ class StackAccess:
     jwt_jwks_url: str = setting(
         "HMA_JWT_JWKS_URL",
         "",
-        "URL of the issuer's public keys; fetched again every ten minutes. https: the server is "
-        "verified by the system's certificate authorities.",
+        "URL of the issuer's public keys; fetched again every ten minutes.",
         check=_is_optional_url,
+    )
+    jwt_jwks_ca_file: str = setting(
+        "HMA_JWT_JWKS_CA_FILE",
+        "",
+        "Certificate authorities (PEM) that vouch for the server of an https HMA_JWT_JWKS_URL; "
+        "unset: the system's.",
     )
 
     @property
@@ -66,12 +71,21 @@ class StackAccess:
         """Whether JSON Web Tokens are taken."""
         return self.required and bool(self.jwt_issuer)
 
-    def check(self) -> None:
+    def check(self, host: str) -> None:
         """Checks what one setting alone cannot show.
 
+        Args:
+            host: The address that every part binds.
+
         Raises:
-            SettingsError: What a token must be like is said in part only.
+            SettingsError: Everybody would be let in, or what a token must be like is said
+                in part only.
         """
+        if not self.required and not self.none_anywhere and host not in LOOPBACK:
+            raise SettingsError(
+                f"HMA_AUTH: none lets everybody in who reaches {host}; bind loopback (HMA_HOST), "
+                "or set HMA_AUTH_NONE_ANYWHERE=true if nobody else can reach it"
+            )
         sources = [self.jwt_jwks_file, self.jwt_jwks_url]
         if not any((self.jwt_issuer, self.jwt_audience, *sources)):
             return

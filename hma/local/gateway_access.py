@@ -1,15 +1,41 @@
-"""What the gateway's configuration says about callers. Pure."""
+"""What the gateway's configuration says about callers."""
 
 from __future__ import annotations
 
+import ssl
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from hma.errors import SettingsError
 from hma.local.access_settings import StackAccess
 
 _TLS = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"
 _RAW = "type.googleapis.com/envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer"
+
+
+_BUNDLES = (
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+)
+"""Where distributions keep them: Debian, Red Hat, SUSE, Alpine."""
+
+
+def system_authorities() -> str:
+    """The file with the system's certificate authorities.
+
+    Raises:
+        SettingsError: There is none where one is looked for.
+    """
+    paths = ssl.get_default_verify_paths()
+    for path in (paths.cafile, paths.openssl_cafile, *_BUNDLES):
+        if path and Path(path).is_file():
+            return path
+    raise SettingsError(
+        "HMA_JWT_JWKS_CA_FILE: the system's certificate authorities were not found; name a file"
+    )
 
 
 def access_values(access: StackAccess, credential: str) -> dict[str, Any]:
@@ -18,6 +44,9 @@ def access_values(access: StackAccess, credential: str) -> dict[str, Any]:
     Args:
         access: How callers prove who they are.
         credential: With which the gateway asks the MetaAgent.
+
+    Raises:
+        SettingsError: The issuer's server cannot be verified.
     """
     return {
         "authentication": access.required,
@@ -26,7 +55,7 @@ def access_values(access: StackAccess, credential: str) -> dict[str, Any]:
         "jwks_from_url": access.takes_tokens and bool(access.jwt_jwks_url),
         "jwt_issuer": access.jwt_issuer,
         "jwt_audience": access.jwt_audience,
-        **(_from_url(access.jwt_jwks_url) if access.jwt_jwks_url else _from_file(access)),
+        **(_from_url(access) if access.jwt_jwks_url else _from_file(access)),
     }
 
 
@@ -37,7 +66,8 @@ def _from_file(access: StackAccess) -> dict[str, Any]:
     }
 
 
-def _from_url(url: str) -> dict[str, Any]:
+def _from_url(access: StackAccess) -> dict[str, Any]:
+    url = access.jwt_jwks_url
     parts = urlsplit(url)
     host = str(parts.hostname)
     secure = parts.scheme == "https"
@@ -52,13 +82,17 @@ def _from_url(url: str) -> dict[str, Any]:
             "async_fetch": {"fast_listener": True},
         },
         "jwks_endpoint": {"cluster_name": "jwks", "endpoints": [{"lb_endpoints": [endpoint]}]},
-        "jwks_transport": _tls(host) if secure else _plain(),
+        "jwks_transport": _tls(host, access.jwt_jwks_ca_file) if secure else _plain(),
     }
 
 
-def _tls(host: str) -> dict[str, Any]:
+def _tls(host: str, authorities: str) -> dict[str, Any]:
     names = [{"san_type": kind, "matcher": {"exact": host}} for kind in ("DNS", "IP_ADDRESS")]
-    validation = {"system_root_certs": {}, "match_typed_subject_alt_names": names}
+    authorities = authorities or system_authorities()
+    validation = {
+        "trusted_ca": {"filename": str(Path(authorities).absolute())},
+        "match_typed_subject_alt_names": names,
+    }
     return {
         "name": "envoy.transport_sockets.tls",
         "typed_config": {

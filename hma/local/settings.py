@@ -147,7 +147,7 @@ def load_stack(environ: Mapping[str, str] = os.environ) -> StackSettings:
         SettingsError: A variable is wrong; the message names it.
     """
     settings = load(StackSettings, environ)
-    settings.access.check()
+    settings.access.check(settings.host)
     return settings.resolved()
 
 

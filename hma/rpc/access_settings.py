@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hma.settings import one_of, setting
-
-_LOOPBACK = ("127.0.0.1", "localhost", "::1", "[::1]")
+from hma.settings import LOOPBACK, one_of, setting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +50,7 @@ class ServiceAccess:
                 "HMA_INTERNAL_KEY_FILE: is required with HMA_AUTH=on; make one with "
                 "`openssl rand -hex 32`, the same for every service"
             ]
-        if host in _LOOPBACK or self.none_anywhere:
+        if host in LOOPBACK or self.none_anywhere:
             return []
         return [
             f"HMA_AUTH: none lets everybody in who reaches {host}; bind loopback (HMA_HOST), or "

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from hma.cli.app import hma as command_line
+from hma.client.credentials import CredentialSettings
 from hma.llm.prices import PriceTable
 from hma.llm.profiles import PRESETS, Profile
 from hma.llm.routes import Route
@@ -61,7 +62,7 @@ def render() -> str:
         "profile_keys": _profiles(),
         "local": _table(_places()),
         "local_choices": _choices(),
-        "client": table(_HEADER, _options()),
+        "client": table(_HEADER, [*map(_row, describe(CredentialSettings)), *_options()]),
     }
     return fill(INTRODUCTION.read_text(encoding="utf-8"), values)
 
@@ -75,7 +76,7 @@ def own_variables(*classes: type, without: Iterable[str] = ()) -> list[Descripti
 
 def documented() -> set[str]:
     """Every variable on the page."""
-    classes = (*SHARED, *ROLES, LlmSettings, StackSettings)
+    classes = (*SHARED, *ROLES, LlmSettings, StackSettings, CredentialSettings)
     ours = {each.variable for cls in classes for each in describe(cls)}
     return ours | {row[0].strip("`") for row in _options()}
 

@@ -51,7 +51,14 @@ class KeyIdType(click.ParamType[str]):
 _key = click.argument("key", type=KeyIdType())
 
 
-@click.group()
+@click.group(
+    epilog=examples(
+        'hma keys create --note "nightly reports" --lifetime 30d',
+        "hma keys list",
+        "hma keys rotate cGwGnelNMd8L --grace 1d",
+        "hma keys revoke cGwGnelNMd8L",
+    )
+)
 def keys() -> None:
     """Make, list, renew and end the keys with which HMA is called.
 

@@ -9,7 +9,10 @@ from hma.settings import describe, load
 from services.meta_agent.settings import MetaAgentSettings
 from services.meta_agent.starting import place_of, wait_for_database
 
-URL = {"HMA_DATABASE_URL": "postgresql://hma:s3cret-word@db:5432/hma"}
+URL = {
+    "HMA_DATABASE_URL": "postgresql://hma:s3cret-word@db:5432/hma",
+    "HMA_INTERNAL_KEY_FILE": "/run/secrets/internal-key",
+}
 
 
 def test_the_defaults_are_those_of_the_protos() -> None:
@@ -50,6 +53,8 @@ def test_a_wrong_setting_is_named(variable: str, value: str) -> None:
     ("changes", "variable"),
     [
         ({"HMA_DATABASE_URL": ""}, "HMA_DATABASE_URL"),
+        ({"HMA_INTERNAL_KEY_FILE": ""}, "HMA_INTERNAL_KEY_FILE"),
+        ({"HMA_AUTH": "none", "HMA_HOST": "0.0.0.0"}, "HMA_AUTH"),
         ({"HMA_MAX_DEADLINE": "5m"}, "HMA_DEFAULT_DEADLINE"),
         ({"HMA_MAX_JOB_BYTES": "1Mi"}, "HMA_MAX_DOCUMENT_BYTES"),
         ({"HMA_MAX_JOB_BYTES": "40Mi"}, "HMA_MAX_MESSAGE_BYTES"),
@@ -90,3 +95,16 @@ def test_a_database_is_named_without_its_credentials(url: str, place: str) -> No
 async def test_a_uri_that_is_none_is_a_matter_of_settings() -> None:
     with pytest.raises(SettingsError, match="HMA_DATABASE_URL"):
         await wait_for_database("postgresql://u:pw@db:nope/x", 0)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"HMA_AUTH": "none", "HMA_INTERNAL_KEY_FILE": ""},
+        {"HMA_AUTH": "none", "HMA_HOST": "::1"},
+        {"HMA_AUTH": "none", "HMA_HOST": "0.0.0.0", "HMA_AUTH_NONE_ANYWHERE": "true"},
+        {"HMA_AUTH": "on", "HMA_HOST": "0.0.0.0"},
+    ],
+)
+def test_nobody_is_let_in_unseen_but_where_nobody_else_can_be(changes: dict[str, str]) -> None:
+    load(MetaAgentSettings, URL | changes).check()
