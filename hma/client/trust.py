@@ -43,7 +43,8 @@ def authorities(ca_file: str | None, environ: Mapping[str, str] = os.environ) ->
         return None
     try:
         content = Path(file).read_bytes()
-        # gRPC would find out at the first connection, and say so in its own log only.
+        # gRPC says only at the first connection, and in its own log, that a file is no good; for
+        # an empty one it silently trusts the public authorities.
         verifying_context(content)
     except (OSError, ValueError) as error:
         readable = isinstance(error, ssl.SSLError | ValueError)
