@@ -14,11 +14,12 @@ from google.protobuf.message import Message
 
 from hma.client import requests
 from hma.client.backoff import Backoff, repeatable, resumable
-from hma.client.connection import OPTIONS, Server, channel_credentials, failure_of
+from hma.client.connection import OPTIONS, Server, failure_of
 from hma.client.credentials import with_credentials
 from hma.client.keys import AsyncKeys
 from hma.client.periods import MomentLike, UsageBy, get_usage
 from hma.client.requests import DurationLike, JobOptions
+from hma.client.trust import channel_credentials
 from hma.client.watching import PAUSE, WAIT_SLICE, Cursor, patience
 from hma.errors import DeadlinePassed, HmaError, NotFound, Unavailable
 from hma.v1 import explanation_pb2, job_pb2, meta_agent_pb2, meta_agent_pb2_grpc
@@ -38,8 +39,8 @@ class AsyncClient:
             `wait`, `run` and `watch`, which last as long as their job.
         api_key: A key (`hma keys create`) or a token; default HMA_API_KEY, else the content
             of the file that HMA_API_KEY_FILE names; "" for none.
-        ca_file: File with the certificate authorities that are believed over https; default
-            HMA_CA_FILE, else those that gRPC comes with.
+        ca_file: PEM file with the certificate authorities that an https server is verified by;
+            default HMA_CA_FILE; "" for the public ones.
         metadata: Sent with every call, too.
         backoff: How calls are tried again.
         resume: How a broken watch is resumed.

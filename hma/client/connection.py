@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import grpc
 
-from hma.client.credentials import CredentialSettings
 from hma.errors import HmaError, InvalidRequest, Unavailable
 from hma.rpc.status import from_rpc_error
-from hma.settings import load
 
 DEFAULT_SERVER = "localhost:8080"
 _MESSAGE_BYTES = 64 << 20
@@ -67,25 +64,6 @@ class Server:
         return cls(rest, scheme == "https")
 
 
-def channel_credentials(ca_file: str | None = None) -> grpc.ChannelCredentials:
-    """Whom a client believes over https.
-
-    Args:
-        ca_file: PEM file with certificate authorities; None reads HMA_CA_FILE; empty or
-            unset: those that gRPC comes with.
-
-    Raises:
-        InvalidRequest: The file cannot be read.
-    """
-    path = load(CredentialSettings, os.environ).ca_file if ca_file is None else ca_file
-    if not path:
-        return grpc.ssl_channel_credentials()
-    try:
-        return grpc.ssl_channel_credentials(Path(path).read_bytes())
-    except OSError as error:
-        raise InvalidRequest.field("HMA_CA_FILE", f"{path}: {error.strerror}") from None
-
-
 def failure_of(error: grpc.RpcError, server: Server) -> HmaError:
     """The typed error that `error` stands for.
 
@@ -93,15 +71,24 @@ def failure_of(error: grpc.RpcError, server: Server) -> HmaError:
     from a server or a proxy that answered UNAVAILABLE.
     """
     if error.code() is grpc.StatusCode.UNAVAILABLE and not _answered(error):
-        return Unavailable(
-            f"nothing answers at {server.target}; start HMA with `make up`, or name its "
-            "address with --server or HMA_SERVER",
-            reason="UNREACHABLE",
-        )
+        return Unavailable(_unreachable(server), reason="UNREACHABLE")
     if error.code() is grpc.StatusCode.CANCELLED:
         # Who cancels a call of his own gets no RpcError: the server stops, and said so.
         return Unavailable(f"{server.target} ended the call before it was answered")
     return from_rpc_error(error)
+
+
+def _unreachable(server: Server) -> str:
+    if server.secure:
+        return (
+            f"nothing that can be trusted answers at https://{server.target}; name its address "
+            "with --server or HMA_SERVER, and the file with its certificate authority with "
+            "HMA_CA_FILE; `hma doctor` says more"
+        )
+    return (
+        f"nothing answers at {server.target}; start HMA with `make up`, or name its "
+        "address with --server or HMA_SERVER (https://… if it speaks TLS)"
+    )
 
 
 def _answered(error: grpc.RpcError) -> bool:

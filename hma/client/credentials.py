@@ -17,19 +17,13 @@ _CREDENTIALS = ("authorization", "x-api-key")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CredentialSettings:
-    """What a client is told about its key, and about the server's."""
+    """What a client is told about its key."""
 
     api_key: Secret = setting(
         "HMA_API_KEY", Secret(""), "The key, or a token, with which HMA is called"
     )
     api_key_file: str = setting(
         "HMA_API_KEY_FILE", "", "File with the key, read when HMA_API_KEY is unset"
-    )
-    ca_file: str = setting(
-        "HMA_CA_FILE",
-        "",
-        "PEM file with the certificate authorities that are believed over https; unset: those "
-        "that gRPC comes with",
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import grpc
 
-from hma.client.connection import channel_credentials as client_credentials
+from hma.client.trust import channel_credentials as client_credentials
 from hma.local.tls_settings import StackTls
 from hma.rpc.callers import CLI, SERVER_NAME
 from hma.rpc.tls import channel_credentials as service_credentials

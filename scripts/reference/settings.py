@@ -10,6 +10,7 @@ import click
 
 from hma.cli.app import hma as command_line
 from hma.client.credentials import CredentialSettings
+from hma.client.trust import TrustSettings
 from hma.llm.prices import PriceTable
 from hma.llm.profiles import PRESETS, Profile
 from hma.llm.routes import Route
@@ -33,6 +34,7 @@ INTRODUCTION = Path(__file__).with_name("settings_introduction.md")
 
 # Read by every service, so each is shown once.
 SHARED = (ServerSettings, ServiceAccess, TlsSettings, ChannelSettings, LogSettings)
+CLIENT = (CredentialSettings, TrustSettings)
 ROLES = (MetaAgentSettings, AnalystSettings, WorkerSettings, ReducerSettings)
 _KINDS = {
     "str": "text",
@@ -64,7 +66,7 @@ def render() -> str:
         "profile_keys": _profiles(),
         "local": _table(_places()),
         "local_choices": _choices(),
-        "client": table(_HEADER, [*map(_row, describe(CredentialSettings)), *_options()]),
+        "client": table(_HEADER, [*map(_row, own_variables(*CLIENT)), *_options()]),
     }
     return fill(INTRODUCTION.read_text(encoding="utf-8"), values)
 
@@ -78,7 +80,7 @@ def own_variables(*classes: type, without: Iterable[str] = ()) -> list[Descripti
 
 def documented() -> set[str]:
     """Every variable on the page."""
-    classes = (*SHARED, *ROLES, LlmSettings, StackSettings, CredentialSettings)
+    classes = (*SHARED, *ROLES, LlmSettings, StackSettings, *CLIENT)
     ours = {each.variable for cls in classes for each in describe(cls)}
     return ours | {row[0].strip("`") for row in _options()}
 
