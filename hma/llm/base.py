@@ -153,10 +153,12 @@ class TokenCount:
     Attributes:
         tokens: Template, tools and all; what the server will count, or more.
         exact: The server counted it; else an upper bound.
+        away: Nothing answered at the server: no call can succeed now, either.
     """
 
     tokens: int
     exact: bool
+    away: bool = False
 
 
 @dataclass(frozen=True, slots=True)

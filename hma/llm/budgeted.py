@@ -37,6 +37,8 @@ from hma.llm.retry import retrying
 from hma.llm.routes import Routes
 from hma.v1 import attempt_pb2, common_pb2
 
+_TRANSIENT = common_pb2.FAILURE_CLASS_TRANSIENT
+
 
 class Attempt(Protocol):
     """What a call needs of the attempt that it is made for (`hma.rpc.attempt`)."""
@@ -256,6 +258,9 @@ class BudgetedLLM:
         grant = await self._attempt.ask(intent)
         max_tokens = min(room, grant.tokens - count.tokens - kept)
         if grant.denied or max_tokens < request.min_completion:
+            if count.away:
+                # What was too dear was the bound of its bytes: no matter of tokens.
+                raise CallRefused("The model server cannot be reached.", _TRANSIENT)
             reason = grant.reason or "The tokens that are left do not pay for another call."
             raise CallFailed(reason, common_pb2.FAILURE_CLASS_BUDGET)
         return Call(

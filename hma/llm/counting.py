@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import httpx2
@@ -20,6 +21,7 @@ _log = logging.getLogger(__name__)
 _TEMPLATE_TOKENS = 128
 _MESSAGE_TOKENS = 16
 _TOOLS_TOKENS = 512
+_AWAY = (httpx2.ConnectError, httpx2.ConnectTimeout)
 
 
 def byte_bound(prompt: Prompt) -> int:
@@ -79,7 +81,7 @@ async def count(
             "prompt not counted, its byte bound stands",
             extra={"route": route.name, "cause": type(error).__name__, "bound": bound.tokens},
         )
-        return bound
+        return replace(bound, away=isinstance(error, _AWAY))
     return TokenCount(tokens, exact=True)
 
 

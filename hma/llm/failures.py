@@ -94,12 +94,22 @@ def is_retryable(failure: CallFailed) -> bool:
     return failure.failure_class in (_TRANSIENT, _RATE_LIMITED)
 
 
+LONGEST_RETRY_AFTER = 86_400.0
+"""Seconds that a server's wish counts at most: no job waits longer."""
+
+
 def parse_retry_after(headers: Mapping[str, str]) -> float | None:
     """Seconds that a server asks to wait; None when it does not say or makes no sense.
 
     Args:
-        headers: Of the response; `retry-after-ms`, `Retry-After` as seconds or date.
+        headers: Of the response; `retry-after-ms`, `Retry-After` as seconds or date. More
+            than a day is taken for a day.
     """
+    seconds = _wished(headers)
+    return None if seconds is None else min(seconds, LONGEST_RETRY_AFTER)
+
+
+def _wished(headers: Mapping[str, str]) -> float | None:
     milliseconds = _number(headers.get("retry-after-ms", ""))
     if milliseconds is not None:
         return milliseconds / 1000

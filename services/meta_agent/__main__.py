@@ -162,7 +162,7 @@ async def main(settings: MetaAgentSettings) -> None:
             history.run(),
             expiry.run(),
             idle.run(),
-            _sample(drivers, registry),
+            _sample(drivers, watches, relays, registry),
             *(run() for run in access.work),
         ]
         services = services_of(settings, store, watches, status, rules, reader=reader, board=board)
@@ -282,13 +282,21 @@ async def _readiness(store: Store) -> tuple[bool, str]:
     return True, ""
 
 
-async def _sample(drivers: Drivers, registry: CollectorRegistry) -> None:
+async def _sample(
+    drivers: Drivers, watches: Watches, relays: Relays, registry: CollectorRegistry
+) -> None:
     """Keeps gauges up to date: they are read from another thread, drivers must not be."""
     ready = Gauge("hma_ready_tasks", "Tasks that could run but wait for a place", registry=registry)
     driving = Gauge("hma_jobs_driven", "Jobs that this replica drives", registry=registry)
+    watchers = Gauge("hma_watchers", "Clients that watch jobs here", registry=registry)
+    relayed = Gauge(
+        "hma_relays", "Jobs driven elsewhere whose progress is fetched for them", registry=registry
+    )
     while True:
         ready.set(drivers.ready_tasks)
         driving.set(drivers.driving)
+        watchers.set(len(watches))
+        relayed.set(len(relays))
         await asyncio.sleep(_SAMPLE_INTERVAL)
 
 

@@ -117,11 +117,11 @@ def orders(seed: int, deadline: float) -> list[Order]:
         order("single", questions(2, 4), shape="single"),
         order("prose", "Compare the mills and recommend one to buy.", shape="team"),
         order("diamond", "Find it out.", plan=_diamond()),
-        order("chain", "Do one after the other.", plan=_chain(chance.randint(3, 5))),
+        order("chain", "Do one after the other.", plan=chain(chance.randint(3, 5))),
         order("waves", "Do it in waves.", plan=_diamond(), policy=waves),
         order("grant", questions(4, 8), "grant", shape="team", budget=chance.randint(4000, 9000)),
         order("interrupt", questions(5, 9), "interrupt", shape="team"),
-        order("cancel", "Find it out, or not.", "cancel", plan=_chain(5)),
+        order("cancel", "Find it out, or not.", "cancel", plan=chain(5)),
     ]
 
 
@@ -134,7 +134,8 @@ def _diamond() -> task_pb2.Plan:
     return plan
 
 
-def _chain(length: int) -> task_pb2.Plan:
+def chain(length: int) -> task_pb2.Plan:
+    """A plan of so many tasks, each after the one before."""
     plan = task_pb2.Plan()
     for n in range(1, length + 1):
         before = [f"s{n - 1}"] if n > 1 else []

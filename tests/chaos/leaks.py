@@ -23,7 +23,14 @@ WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()
 _MOST = {"hma-meta-agent": 12, "hma-appender": 2, "hma-beat": 2, "hma-notifications": 2}
 """Sessions of two MetaAgents at most, with HMA_DATABASE_CONNECTIONS=6."""
 
-_BUSY = ("hma_attempts_running", "hma_jobs_driven", "hma_reports_pending", "hma_ready_tasks")
+_BUSY = (
+    "hma_attempts_running",
+    "hma_jobs_driven",
+    "hma_reports_pending",
+    "hma_ready_tasks",
+    "hma_watchers",
+    "hma_relays",
+)
 
 
 async def find_leaks(fleet: Fleet, connection: asyncpg.Connection) -> list[str]:

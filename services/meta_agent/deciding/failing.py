@@ -41,12 +41,12 @@ ROUTES_FAULT = frozenset(
     {
         common_pb2.FAILURE_CLASS_TRANSIENT,
         common_pb2.FAILURE_CLASS_TIMEOUT,
-        common_pb2.FAILURE_CLASS_INTERNAL,
         common_pb2.FAILURE_CLASS_AUTH,
     }
 )
-"""Failures that are the route's rather than the task's. RATE_LIMITED is none: the route
-works, and is asked for too much."""
+"""Failures of calls that are the route's rather than the task's. RATE_LIMITED is none: the
+route works, and is asked for too much. INTERNAL is none: most often the server has rejected
+what this very task asks for, and another job's tasks must not suffer for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,12 +106,20 @@ def may_retry(
 
 def shunned(policy: job_pb2.JobPolicy, attempts: Sequence[AttemptFold]) -> frozenset[str]:
     """Routes that a task's attempts have failed on, and that its next one is not to take."""
-    return frozenset(
-        attempt.route
-        for attempt in attempts
-        if not attempt.refused
-        and (attempt.stop is not None or rule_for(policy, class_of(attempt)).action == _FALLBACK)
-    )
+    return frozenset(attempt.route for attempt in attempts if _shuns(policy, attempt))
+
+
+def _shuns(policy: job_pb2.JobPolicy, attempt: AttemptFold) -> bool:
+    if attempt.refused:
+        return False
+    if attempt.stop is not None:
+        return True
+    # One that was lost, or that its service gave up as it had to end, died of its service
+    # or its driver: the route may be the best there is.
+    transient = class_of(attempt) == common_pb2.FAILURE_CLASS_TRANSIENT
+    if transient and not attempt.failed_calls:
+        return False
+    return rule_for(policy, class_of(attempt)).action == _FALLBACK
 
 
 def stops_the_job(fold: JobFold) -> common_pb2.Failure | None:
@@ -144,8 +152,10 @@ def stops_the_job(fold: JobFold) -> common_pb2.Failure | None:
 
 def _has_failed(attempt: AttemptFold) -> bool:
     """Whether it is over for a reason of its own, and says which."""
+    if attempt.stop is not None:
+        return False  # nor when it was lost after that
     if attempt.status is AttemptStatus.LOST:
         return True
-    if attempt.result is None or attempt.refused or attempt.stop is not None:
+    if attempt.result is None or attempt.refused:
         return False
     return attempt.result.HasField("failure")

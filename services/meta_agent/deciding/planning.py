@@ -7,7 +7,7 @@ from services.meta_agent.deciding.admitting import admit_task, unclaimed_items
 from services.meta_agent.deciding.budget import plan_limit, purse_of
 from services.meta_agent.deciding.deadlines import work_deadline
 from services.meta_agent.deciding.money import within_money
-from services.meta_agent.deciding.retrying import counted, next_try
+from services.meta_agent.deciding.retrying import counted, is_full, next_try
 from services.meta_agent.deciding.routing import planning_route
 from services.meta_agent.deciding.shape import decide_shape, single_task
 from services.meta_agent.deciding.stopping import why_stop
@@ -75,7 +75,10 @@ def _ask_analyst(turn: Turn) -> None:
         reason = f"the Analyst ended before its last word: {_why(last)}"
         _close(turn, attempt_pb2.PLAN_SOURCE_MIXED, reason)
         return
-    if len(tries) < PLAN_TRIES and len(attempts) < 4 * PLAN_TRIES:
+    # While Analysts are only full, one is waited for; one that is not there, not for long.
+    asked = [a for a in attempts if not is_full(a)]
+    patient = not is_full(last) or turn.now < _half_time(turn, attempts[0].start)
+    if len(tries) < PLAN_TRIES and len(asked) < 4 * PLAN_TRIES and patient:
         when = next_try(turn.rules, attempts)
         if turn.now >= when:
             _start(turn)
@@ -90,9 +93,7 @@ def _start(turn: Turn) -> None:
     tokens = plan_limit(turn.fold, turn.rules) if route.profile.can_plan else 0
     reserved = purse_of(turn.fold, turn.rules).reserved_money
     tokens = within_money(tokens, turn.fold, turn.rules, route.name, reserved=reserved)
-    left = work_deadline(turn.fold, turn.rules) - turn.now
-    # Half of what is left is the most that planning may take of the job's time.
-    deadline = turn.now + min(turn.rules.plan_timeout, 0.5 * left)
+    deadline = min(turn.now + turn.rules.plan_timeout, _half_time(turn, turn.now))
     turn.start_attempt(
         turn.fold.plan_uid,
         common_pb2.ROLE_ANALYST,
@@ -100,6 +101,11 @@ def _start(turn: Turn) -> None:
         tokens=tokens,
         deadline=deadline,
     )
+
+
+def _half_time(turn: Turn, since: float) -> float:
+    """Half of what is left then is the most that planning may take of the job's time."""
+    return since + 0.5 * (work_deadline(turn.fold, turn.rules) - since)
 
 
 def _accept_outcome(turn: Turn, outcome: attempt_pb2.PlanOutcome) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from hma.v1 import attempt_pb2, common_pb2, job_pb2, reducer_pb2
 from services.meta_agent.deciding.budget import reduce_limit, reduce_mode, reserve
-from services.meta_agent.deciding.deadlines import LAST_MOMENT, reduce_deadline
+from services.meta_agent.deciding.deadlines import LAST_MOMENT, reduce_deadline, work_deadline
 from services.meta_agent.deciding.money import within_money
-from services.meta_agent.deciding.retrying import counted, next_try
+from services.meta_agent.deciding.retrying import counted, is_full, next_try
 from services.meta_agent.deciding.routing import reducing_route
 from services.meta_agent.deciding.turn import Turn
 from services.meta_agent.job.state import REDUCE_UID_PREFIX, JobFold
@@ -24,36 +24,57 @@ def advance_reduce(turn: Turn) -> None:
     fold = turn.fold
     if not work_is_over(fold) or fold.cancelled is not None or fold.answer is not None:
         return
-    turn.change_state(job_pb2.JOB_STATE_REDUCING, "the answer is being made")
     attempts = fold.attempts_of(fold.reduce_uid)
-    if (attempts and attempts[-1].open) or gave_up(fold):
-        return
-    if turn.now >= fold.deadline - 2 * LAST_MOMENT:
+    over = (bool(attempts) and attempts[-1].open) or gave_up(fold)
+    lacks = "" if over else _lacking_route(turn)
+    turn.change_state(job_pb2.JOB_STATE_REDUCING, lacks or "the answer is being made")
+    if over or turn.now >= fold.deadline - 2 * LAST_MOMENT:
         return
     if attempts:
         when = next_try(turn.rules, attempts)
         if turn.now < when:
             turn.wake(min(when, fold.deadline - 2 * LAST_MOMENT))
             return
+    if lacks:
+        turn.wake(work_deadline(turn.fold, turn.rules))
+        return  # the driver decides again when a route's state changes
     turn.start_attempt(
         fold.reduce_uid,
         common_pb2.ROLE_REDUCER,
-        route=reducing_route(turn.fold, turn.rules),
+        route=_route(turn),
         tokens=_grant(turn),
         deadline=reduce_deadline(turn.fold, turn.now),
     )
 
 
+def _route(turn: Turn) -> str:
+    return reducing_route(turn.fold, turn.rules, turn.observed.routes).name
+
+
+def _lacking_route(turn: Turn) -> str:
+    """That the answer waits for a route, in words; empty when there is nothing to wait for.
+
+    A merge needs none, and while prose would be written in time, a route may come back.
+    """
+    state = turn.route_state(_route(turn))
+    late = turn.now >= work_deadline(turn.fold, turn.rules)
+    if state.ready or late or turn.fold.interrupted is not None or not _grant(turn):
+        return ""
+    return f"the answer waits for route {_route(turn)}: {state.detail}"
+
+
 def gave_up(fold: JobFold) -> bool:
     """Whether the Reducer has failed as often as it may.
 
-    A refusal costs nothing but time, so it may be refused more often.
+    A refusal costs nothing but time, so it may be refused more often; while it is only
+    full, it is waited for until the time is up.
     """
     attempts = fold.attempts_of(fold.reduce_uid)
     if any(attempt.open for attempt in attempts):
         return False
     tries = [a for a in counted(attempts, fold.created.policy) if not a.refused]
-    return len(tries) >= REDUCE_TRIES or len(attempts) >= 4 * REDUCE_TRIES
+    asked = [a for a in attempts if not is_full(a)]
+    return len(tries) >= REDUCE_TRIES or len(asked) >= 4 * REDUCE_TRIES
 
 
 def funded_mode(tokens: int) -> reducer_pb2.ReduceMode.ValueType:
@@ -67,8 +88,7 @@ def _grant(turn: Turn) -> int:
     if not any(task.result is not None for task in turn.fold.tasks.values()):
         return 0  # nothing to write about
     tokens = min(reserve(turn.fold, turn.rules), reduce_limit(turn.fold, turn.rules))
-    route = reducing_route(turn.fold, turn.rules)
-    return within_money(tokens, turn.fold, turn.rules, route)
+    return within_money(tokens, turn.fold, turn.rules, _route(turn))
 
 
 def answered(fold: JobFold) -> bool:

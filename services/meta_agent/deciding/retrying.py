@@ -16,6 +16,8 @@ _MAY_GO_BETTER = frozenset({job_pb2.INTERRUPT_CAUSE_STRAGGLER, job_pb2.INTERRUPT
 CLOSED_AFTER = 3
 """Refusals in a row after which no other task is tried for a while."""
 
+_LONGEST_ROW = 10
+"""Doublings of a wait at most."""
 
 FREE = frozenset(
     {
@@ -52,6 +54,11 @@ def counted(attempts: Sequence[AttemptFold], policy: job_pb2.JobPolicy) -> list[
     return [attempt for attempt in attempts if not is_free(attempt, policy)]
 
 
+def is_full(attempt: AttemptFold) -> bool:
+    """Whether its service turned it away for being full: it is there, and will have a place."""
+    return attempt.refused and class_of(attempt) == common_pb2.FAILURE_CLASS_RATE_LIMITED
+
+
 def may_try_again(attempts: Sequence[AttemptFold], policy: job_pb2.JobPolicy, allowed: int) -> bool:
     """Whether another attempt follows the last of these, which has ended.
 
@@ -85,7 +92,7 @@ def workers_closed_until(fold: JobFold, rules: Rules) -> float:
         latest = max(latest, attempt.end)
     if refusals < CLOSED_AFTER:
         return 0.0
-    wait = rules.backoff_base * 2.0 ** min(refusals - CLOSED_AFTER, 10)
+    wait = rules.backoff_base * 2.0 ** min(refusals - CLOSED_AFTER, _LONGEST_ROW)
     return latest + min(wait, rules.backoff_max)
 
 
@@ -96,7 +103,9 @@ def next_try(rules: Rules, attempts: Sequence[AttemptFold]) -> float:
     time that the service named. The jitter is a hash, so deciding stays pure.
     """
     last = attempts[-1]
-    wait = min(rules.backoff_base * 2.0 ** (len(attempts) - 1), rules.backoff_max)
+    # A task that nobody takes is tried for as long as its job lasts: 2.0**1024 is no float.
+    wait = rules.backoff_base * 2.0 ** min(len(attempts) - 1, _LONGEST_ROW)
+    wait = min(wait, rules.backoff_max)
     name = f"{last.uid}/{last.number}/{last.start}"
     wait *= 1.0 - 0.5 * (zlib.crc32(name.encode()) / 2**32)
     if last.result is not None and last.result.failure.HasField("retry_after"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from hma.llm.routes import Route
 from hma.llm.thinking import kept_for_the_answer
@@ -60,17 +60,33 @@ def choose_route(
 
 def planning_route(fold: JobFold, rules: Rules, states: Mapping[str, RouteState]) -> Route:
     """The route on which a job is planned: its own, or another one while that is not ready."""
+    return _own_or_other(fold, rules, states, lambda _: True)
+
+
+def reducing_route(fold: JobFold, rules: Rules, states: Mapping[str, RouteState]) -> Route:
+    """The route that writes the answer: the job's own, or another one while that is not ready.
+
+    The other one can reduce, too, and takes prompts as large: what reducing costs was
+    computed for the job's own.
+    """
+    size = rules.job_route(fold).context_tokens
+    return _own_or_other(
+        fold, rules, states, lambda r: r.profile.can_reduce and r.context_tokens >= size
+    )
+
+
+def _own_or_other(
+    fold: JobFold,
+    rules: Rules,
+    states: Mapping[str, RouteState],
+    suits: Callable[[Route], bool],
+) -> Route:
     own = rules.job_route(fold)
     fixed = bool(fold.created.policy.route) or not is_on(fold.created.policy.routing)
     if fixed or _ready(own, states):
         return own
     others = (r for r in rules.routes.values() if not r.reasoning and _ready(r, states))
-    return next(others, own)
-
-
-def reducing_route(fold: JobFold, rules: Rules) -> str:
-    """The route that writes plans and answers."""
-    return rules.job_route(fold).name
+    return next((r for r in others if suits(r)), own)
 
 
 def affords(task: task_pb2.Task, route: Route, rules: Rules, purse: int | None) -> bool:

@@ -102,7 +102,8 @@ class Drivers:
         """Claims what there is room for; whether another try at once may bring more."""
         room = self._max_jobs - len(self._running)
         if room > 0:
-            return await self._take(min(room, CLAIM_LOT)) == CLAIM_LOT
+            limit = min(room, CLAIM_LOT)
+            return await self._take(limit) == limit
         self._place_free.clear()
         await self._take(CLAIM_LOT, overdue_only=True)
         try:
@@ -137,8 +138,15 @@ class Drivers:
         begin = loop.time()
         with logs.bind(job_id=claimed.job_id, epoch=claimed.epoch):
             try:
-                if claimed.failed >= self._max_failed_claims:
-                    _log.error("driving failed %d times in a row: ended", claimed.failed)
+                pause = poison.wait_after_losses(claimed.lost)
+                if pause and not claimed.overdue:
+                    _log.warning("its last %d drivers were lost: left alone", claimed.lost)
+                    await self._give_back(claimed, delay=pause, failed=None, suspect=True)
+                elif pause or claimed.failed >= self._max_failed_claims:
+                    _log.error(
+                        "not driven any more: ended",
+                        extra={"failed": claimed.failed, "lost": claimed.lost},
+                    )
                     await poison.end_poisoned(
                         claimed, self._around.log, self._around.clock, self._around.rules
                     )
@@ -160,9 +168,13 @@ class Drivers:
                 self._running.pop(claimed.job_id, None)
                 self._place_free.set()
 
-    async def _give_back(self, claimed: Claimed, *, delay: float, failed: int) -> None:
+    async def _give_back(
+        self, claimed: Claimed, *, delay: float, failed: int | None, suspect: bool = False
+    ) -> None:
         try:
-            await self._claims.release(claimed.job_id, claimed.epoch, delay=delay, failed=failed)
+            await self._claims.release(
+                claimed.job_id, claimed.epoch, delay=delay, failed=failed, suspect=suspect
+            )
         except Unavailable as error:
             _log.warning("cannot give the job back; its lease runs out: %s", error.message)
 

@@ -1,4 +1,6 @@
-"""Ends a job whose driver fails by a defect again and again, without the rule that fails.
+"""Jobs that fail their driver by a defect, or end its process, again and again.
+
+They are left alone for longer and longer, then ended without the rule that fails.
 
 What can be told from the log without deciding is told: the answer that the results make,
 the receipt, what failed. Each part that fails itself is left out.
@@ -37,6 +39,9 @@ LONGEST_WAIT = 60.0
 PAGE = 500
 """Events read from the log at a time."""
 
+PATIENCE = 2
+"""Drivers that a job may lose in a row before it is left alone for a while."""
+
 HEALTHY = 60.0
 """Seconds after which a driver's defect is the first again."""
 
@@ -54,6 +59,19 @@ def wait_after(failures: int) -> float:
     return min(FIRST_WAIT * 2.0 ** min(failures - 1, 16), LONGEST_WAIT)
 
 
+def wait_after_losses(losses: int) -> float:
+    """Seconds for which nobody claims a job whose driver was lost, process and all.
+
+    The first two times are anybody's bad luck and cost no time. A job that ends every
+    process that drives it must not take the whole fleet down at the pace of claims; yet it
+    may be innocent, so it is slowed, and not ended for this before its time is up.
+
+    Args:
+        losses: How often in a row the driver was lost soon after its claim.
+    """
+    return wait_after(losses - PATIENCE) if losses > PATIENCE else 0.0
+
+
 def fold_what_folds(events: Iterable[job_pb2.JobEvent]) -> JobFold:
     """Folds a log; an event that cannot be folded changes nothing but the version."""
     fold = JobFold()
@@ -64,7 +82,7 @@ def fold_what_folds(events: Iterable[job_pb2.JobEvent]) -> JobFold:
 
 
 def last_events(
-    fold: JobFold, rules: Rules, *, version: int, epoch: int, failures: int, now: float
+    fold: JobFold, rules: Rules, *, version: int, epoch: int, why: str, now: float
 ) -> tuple[tuple[job_pb2.JobEvent, ...], JobFold]:
     """The events that end a poisoned job, and the state after them.
 
@@ -73,7 +91,7 @@ def last_events(
         rules: For the receipt.
         version: The log's.
         epoch: Of the driver that ends it.
-        failures: How often in a row its driver has failed.
+        why: Why it is not driven, for its client.
         now: Database time.
     """
     events: list[job_pb2.JobEvent] = []
@@ -98,10 +116,6 @@ def last_events(
             ref=ref, unknown_tokens=attempt.outstanding, reason="its job cannot be driven"
         )
         after = emit(after, attempt_lost=lost)
-    why = (
-        f"driving the job failed {failures} times in a row by a defect of HMA; "
-        "the MetaAgent's log says where"
-    )
     finished = job_pb2.JobFinished(
         state=job_pb2.JOB_STATE_FAILED,
         reason=why,
@@ -132,7 +146,7 @@ async def end_poisoned(claimed: Claimed, log: JobLog, clock: Clock, rules: Rules
             rules,
             version=len(events),
             epoch=claimed.epoch,
-            failures=claimed.failed,
+            why=_why(claimed),
             now=clock.now(),
         )
         finished = last[-1].job_finished
@@ -149,6 +163,18 @@ async def end_poisoned(claimed: Claimed, log: JobLog, clock: Clock, rules: Rules
         except VersionMoved:
             continue  # a client's wish came in between
         return
+
+
+def _why(claimed: Claimed) -> str:
+    if claimed.lost > PATIENCE:
+        return (
+            f"its time is up, and the last {claimed.lost} processes that drove the job ended "
+            "while they did; their logs may say why"
+        )
+    return (
+        f"driving the job failed {claimed.failed} times in a row by a defect of HMA; "
+        "the MetaAgent's log says where"
+    )
 
 
 def _answer(fold: JobFold, why: str) -> task_pb2.Answer | None:

@@ -29,7 +29,11 @@ QUEUED = 0.75
 AFTER_CLOSING = 2
 """Attempts on a route that has just been closed again: no herd."""
 
-_ANSWERED = frozenset({"stop", "length"})
+SILENT = 10.0
+"""Seconds of an attempt whose time is up, without an answer, that tell of its route: one
+that was given less may just have been given too little."""
+
+_ANSWERED = frozenset({"stop", "length", "tool_calls"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +113,7 @@ class RouteGates:
         attempts: Mapping[str, int],
         crowded: frozenset[str] = frozenset(),
         wake: Callable[[], None] | None = None,
-    ) -> None:
+    ) -> bool:
         """Says what a job has open on each route now, without an await since `states`.
 
         Args:
@@ -117,22 +121,28 @@ class RouteGates:
             attempts: Worker attempts, by route.
             crowded: Routes on which it could use more.
             wake: Called when it may open more there.
+
+        Returns:
+            Whether another job may now try a route that was being tried.
         """
-        now = self._clock()
+        now, freed = self._clock(), False
         for name, gate in self._gates.items():
             count, before = attempts.get(name, 0), gate.places.held_by(job_id)
             if count > before and gate.breaker.state(now) is State.HALF_OPEN:
                 gate.probing = job_id
             elif count < before and gate.probing == job_id:
-                gate.probing = ""  # it ended, or was lost without a word
+                gate.probing, freed = "", True  # it ended, or was lost without a word
             gate.places.hold(job_id, count, wake if name in crowded else None)
+        return freed
 
-    def leave(self, job_id: str) -> None:
-        """A job is no longer driven here."""
+    def leave(self, job_id: str) -> bool:
+        """A job is no longer driven here; whether others may now try a route, as in `hold`."""
+        freed = False
         for gate in self._gates.values():
             if gate.probing == job_id:
-                gate.probing = ""
+                gate.probing, freed = "", True
             gate.places.leave(job_id)
+        return freed
 
     def observe(self, event: job_pb2.JobEvent, fold: JobFold) -> bool:
         """Learns from a committed event; whether a breaker has changed its state."""
@@ -150,7 +160,7 @@ class RouteGates:
             if event.call_settled.call.finish_reason in _ANSWERED:
                 self._answered(gate, now)
         else:
-            self._ended(gate, attempt, now)
+            self._ended(gate, attempt, event.attempt_finished.result, now)
         after = gate.breaker.state(now)
         if before is State.HALF_OPEN and after is State.CLOSED:
             gate.places.lower(AFTER_CLOSING, steady=self._rules.most)
@@ -164,17 +174,18 @@ class RouteGates:
         if waiting is not None and 0 < most < waiting:
             self._ease(gate, QUEUED, self._clock())
 
-    def _ended(self, gate: _Gate, attempt: AttemptFold, now: float) -> None:
-        result = attempt.result
-        if result is None or result.state == attempt_pb2.ATTEMPT_STATE_REFUSED:
+    def _ended(
+        self, gate: _Gate, attempt: AttemptFold, result: attempt_pb2.AttemptResult, now: float
+    ) -> None:
+        if result.state == attempt_pb2.ATTEMPT_STATE_REFUSED:
             return  # it never came to the route
         if result.failure.failure_class == common_pb2.FAILURE_CLASS_RATE_LIMITED:
             self._ease(gate, FEWER, now)
-        elif _by_the_route(attempt):
+        elif _by_the_route(attempt, result):
             words = result.failure.message
             name = f"{self._rules.replica}/{attempt.route}"
             gate.breaker = gate.breaker.after_failure(now, words, self._rules.breaker, name)
-        elif attempt.succeeded or attempt.spent:
+        elif _has_answer(result):
             self._answered(gate, now)
             if attempt.role == common_pb2.ROLE_WORKER:
                 gate.places.went_through()
@@ -201,9 +212,26 @@ class RouteGates:
         return RouteState(False, words, 0)
 
 
-def _by_the_route(attempt: AttemptFold) -> bool:
-    """Whether an attempt failed by its route's fault."""
-    if attempt.stop is None and attempt.result is not None:
-        return attempt.result.failure.failure_class in ROUTES_FAULT
-    # Told to end, for it had got nothing in all its time.
-    return attempt.cause == job_pb2.INTERRUPT_CAUSE_TIMEOUT and not attempt.spent
+def _by_the_route(attempt: AttemptFold, result: attempt_pb2.AttemptResult) -> bool:
+    """Whether an attempt failed by its route's fault: its calls say so.
+
+    Without a call, it was its service that failed, or that had to end.
+    """
+    if not result.calls:
+        return False
+    failed = result.failure.failure_class
+    if attempt.stop is None and result.calls[-1].finish_reason == "error":
+        return failed in ROUTES_FAULT
+    # In all its time, which its service or its driver has ended, it has got no answer.
+    late = attempt.cause == job_pb2.INTERRUPT_CAUSE_TIMEOUT
+    late |= attempt.stop is None and failed == common_pb2.FAILURE_CLASS_TIMEOUT
+    return late and attempt.end - attempt.start >= SILENT and not _has_answer(result)
+
+
+def _has_answer(result: attempt_pb2.AttemptResult) -> bool:
+    """Whether the route has answered one of its calls, or had begun to."""
+    return any(
+        call.finish_reason in _ANSWERED
+        or (call.finish_reason == "abort" and call.time_to_first_token.ToNanoseconds() > 0)
+        for call in result.calls
+    )

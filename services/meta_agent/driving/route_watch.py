@@ -100,11 +100,13 @@ class RouteWatch:
         wake: Callable[[], None],
     ) -> None:
         """Says what a job has open on each route; see `RouteGates.hold`."""
-        self._gates.hold(job_id, attempts, crowded, wake)
+        if self._gates.hold(job_id, attempts, crowded, wake):
+            self._tell()
 
     def leave(self, job_id: str) -> None:
         """A job is no longer driven here."""
-        self._gates.leave(job_id)
+        if self._gates.leave(job_id):
+            self._tell()
 
     def observe(self, event: job_pb2.JobEvent, fold: JobFold) -> None:
         """Learns from a committed event of any job that is driven here."""

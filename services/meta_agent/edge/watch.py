@@ -64,6 +64,10 @@ class Watches:
         self._board = board
         self._draining = asyncio.Event()
 
+    def __len__(self) -> int:
+        """How many watch here now."""
+        return self._watchers
+
     def drain(self) -> None:
         """Ends all watching: clients resume at another replica."""
         self._draining.set()

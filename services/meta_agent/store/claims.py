@@ -13,6 +13,9 @@ from services.meta_agent.store.reader import READER
 LEASE = 3.0
 """Seconds after its last beat for which a replica keeps its jobs."""
 
+SOON = timedelta(seconds=60)
+"""A driver that is lost within this time of its claim may have been lost by the job."""
+
 OVERDUE = timedelta(seconds=2)
 """How near its deadline a job is overdue: there is no time left to work on it."""
 
@@ -42,21 +45,33 @@ WITH driven AS MATERIALIZED (
     ORDER BY place, j.create_time
     LIMIT $2 * 4
 ), locked AS MATERIALIZED (
-    SELECT j.id FROM candidate c JOIN job j ON j.id = c.id AND j.epoch = c.epoch
+    SELECT j.id, nullif(j.driver, $1) AS lost
+    FROM candidate c JOIN job j ON j.id = c.id AND j.epoch = c.epoch
     WHERE NOT j.sealed
     ORDER BY c.place, c.create_time
     LIMIT $2
     FOR UPDATE OF j SKIP LOCKED
 )
 UPDATE job j SET driver = $1, epoch = j.epoch + 1, claim_after = NULL,
+                 claim_time = clock_timestamp(),
+                 lost_drivers = CASE
+                     WHEN l.lost IS NULL THEN j.lost_drivers
+                     WHEN j.claim_time > clock_timestamp() - $7::interval THEN j.lost_drivers + 1
+                     ELSE 1 END,
                  start_time = coalesce(j.start_time, clock_timestamp())
 FROM locked l WHERE j.id = l.id
-RETURNING j.id, j.epoch, j.version, j.failed_claims
+RETURNING j.id, j.epoch, j.version, j.failed_claims,
+          CASE WHEN l.lost IS NULL THEN 0 ELSE j.lost_drivers END AS lost_drivers,
+          j.deadline <= clock_timestamp() + $8::interval AS overdue
 """
 
+# Whatever the reason for a delay is, the job is ended in its time.
 _RELEASE = """
-UPDATE job SET driver = NULL, claim_after = clock_timestamp() + $3::interval,
-               failed_claims = coalesce($4, failed_claims)
+UPDATE job SET driver = NULL,
+               claim_after = least(clock_timestamp() + $3::interval,
+                                   greatest(deadline - $6::interval, clock_timestamp())),
+               failed_claims = coalesce($4, failed_claims),
+               lost_drivers = CASE WHEN $5 THEN lost_drivers ELSE 0 END
 WHERE id = $1 AND epoch = $2 AND NOT sealed
 """
 
@@ -70,12 +85,17 @@ class Claimed:
         epoch: What its appends must carry.
         version: The log's version at the claim.
         failed: How often in a row its driver has failed by a defect before.
+        lost: How often in a row its driver was lost with its process, soon after it had
+            claimed the job, the last time just now; 0 when this claim follows no loss.
+        overdue: There is no time left to work on it: all there is to do is to end it.
     """
 
     job_id: str
     epoch: int
     version: int
     failed: int = 0
+    lost: int = 0
+    overdue: bool = False
 
 
 class Claims:
@@ -135,13 +155,29 @@ class Claims:
             self._lease,
             list(driving),
             OVERDUE if overdue_only else None,
+            SOON,
+            OVERDUE,
         )
         return [
-            Claimed(row["id"], row["epoch"], row["version"], row["failed_claims"]) for row in rows
+            Claimed(
+                row["id"],
+                row["epoch"],
+                row["version"],
+                row["failed_claims"],
+                row["lost_drivers"],
+                row["overdue"],
+            )
+            for row in rows
         ]
 
     async def release(
-        self, job_id: str, epoch: int, *, delay: float = 0.0, failed: int | None = None
+        self,
+        job_id: str,
+        epoch: int,
+        *,
+        delay: float = 0.0,
+        failed: int | None = None,
+        suspect: bool = False,
     ) -> None:
         """Gives a job back for any replica to claim. Without effect under a later epoch.
 
@@ -150,10 +186,13 @@ class Claims:
             epoch: The epoch under which the caller drives it.
             delay: Seconds in which nobody claims it.
             failed: How often in a row its driver has failed by a defect; None leaves that.
+            suspect: It may have been the job that its drivers were lost by: the count goes on.
 
         Raises:
             Unavailable: The database cannot be reached; calling again is safe.
         """
-        await self._database.execute(_RELEASE, job_id, epoch, timedelta(seconds=delay), failed)
+        await self._database.execute(
+            _RELEASE, job_id, epoch, timedelta(seconds=delay), failed, suspect, OVERDUE
+        )
         if delay <= 0:
             self._notifications.publish_claimable()

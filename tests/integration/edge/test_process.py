@@ -124,6 +124,23 @@ async def test_a_stopping_process_ends_open_watches_at_once(postgres_url: str) -
         assert exit_code == 0
 
 
+async def test_an_ended_job_expires_by_its_setting(postgres_url: str) -> None:
+    async with meta_agent(HMA_DATABASE_URL=postgres_url, HMA_RETENTION="1s") as process:
+        port = (await said(process, "serving"))["port"]
+        async with open_channel(f"127.0.0.1:{port}") as channel:
+            api: meta_agent_pb2_grpc.MetaAgentServiceAsyncStub
+            api = meta_agent_pb2_grpc.MetaAgentServiceStub(channel)
+            spec = job_pb2.JobSpec(task_description="Why?", total_budget_tokens=2000)
+            request = meta_agent_pb2.CreateJobRequest(job=spec)
+            job_id = (await api.CreateJob(request, timeout=10)).job_id
+            await api.CancelJob(meta_agent_pb2.CancelJobRequest(job_id=job_id), timeout=10)
+            line = await said(process, "jobs have expired")
+            assert line["jobs"] == 1
+            with pytest.raises(grpc.aio.AioRpcError) as error:
+                await api.GetJob(meta_agent_pb2.GetJobRequest(job_id=job_id), timeout=10)
+            assert error.value.code() == grpc.StatusCode.NOT_FOUND
+
+
 async def test_a_missing_database_is_named_without_a_traceback() -> None:
     url = f"postgresql://hma:s3cret-word@127.0.0.1:{unused_port()}/hma"
     async with meta_agent(HMA_DATABASE_URL=url, HMA_DATABASE_WAIT="0.3") as process:

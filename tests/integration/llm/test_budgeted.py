@@ -290,6 +290,15 @@ async def test_what_a_retry_cannot_help_is_not_retried(
     assert len(bench.server.calls) == 1
 
 
+async def test_a_server_that_is_not_there_is_no_matter_of_tokens(server: ScriptedLLM) -> None:
+    async with Bench(server, model="scripted") as bench:
+        size = (await bench.budgeted(GrantedAttempt()).count(PROMPT)).tokens
+        await server.close()
+        # Enough for the call, but not for the bound of its bytes, which stands uncounted.
+        failure = await fails(bench, GrantedAttempt(at_most(size + 20)))
+    assert failure.failure_class == common_pb2.FAILURE_CLASS_TRANSIENT
+
+
 async def test_a_server_that_is_not_there_costs_nothing(server: ScriptedLLM) -> None:
     async with Bench(server, model="scripted") as bench:
         await server.close()

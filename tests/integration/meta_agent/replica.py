@@ -72,7 +72,9 @@ async def answer_task(start: worker_pb2.ExecuteStart, attempt: Attempt) -> Any:
         failure = common_pb2.Failure(failure_class=common_pb2.FAILURE_CLASS_BUDGET)
         return attempt_pb2.AttemptResult(state=attempt_pb2.ATTEMPT_STATE_FAILED, failure=failure)
     usage = common_pb2.Usage(prompt_tokens=50, completion_tokens=5)
-    attempt.calls.append(attempt_pb2.CallUsage(call=1, route=attempt.route, usage=usage))
+    attempt.calls.append(
+        attempt_pb2.CallUsage(call=1, route=attempt.route, usage=usage, finish_reason="stop")
+    )
     names = [item.item_id for item in start.task.items] or [start.task.id]
     items = [task_pb2.ItemAnswer(item_id=name, answer="yes", grounded=True) for name in names]
     return attempt_pb2.AttemptResult(
@@ -215,13 +217,14 @@ class Replica:
         await self.store.jobs.create(
             NewJob(
                 job_id=job_id,
-                tenant="default",
+                tenant=created.tenant,
                 request_id="",
                 fingerprint=hashlib.sha256(job_id.encode()).digest(),
                 title=created.task_description,
                 create_time=datetime.fromtimestamp(now, UTC),
                 deadline=datetime.fromtimestamp(now + deadline, UTC),
                 budget_tokens=created.budget.max_tokens,
+                priority=created.policy.priority,
             ),
             event,
             [],
@@ -266,9 +269,15 @@ async def open_replica(
     """A replica that drives jobs until the context is left."""
     rules = rules or make_rules()
     replica_id = new_replica_id("test")
+    driven: list[Drivers] = []
+
+    def lease_lost() -> None:
+        for each in driven:
+            each.lease_lost()
+
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(
-            open_store(url, replica_id=replica_id, address="127.0.0.1:1")
+            open_store(url, replica_id=replica_id, address="127.0.0.1:1", on_lost=lease_lost)
         )
         model, board = ReadyModel(), ProgressBoard()
         watch = RouteWatch(model, rules.routes, while_down=0.05, while_up=0.2)
@@ -286,6 +295,7 @@ async def open_replica(
             observers=observers,
         )
         drivers = Drivers(store.claims, store.notifications, replica_id, around, max_jobs=max_jobs)
+        driven.append(drivers)
 
         async def run() -> None:
             async with asyncio.TaskGroup() as group:

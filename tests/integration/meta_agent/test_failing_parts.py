@@ -30,8 +30,41 @@ from tests.unit.meta_agent.simulation import make_created, make_rules
 def test_a_poisoned_job_is_left_alone_for_longer_each_time() -> None:
     waits = [poison.wait_after(failures) for failures in range(1, 9)]
     assert waits == [2, 4, 8, 16, 32, 60, 60, 60]
+    assert [poison.wait_after_losses(losses) for losses in range(5)] == [0, 0, 0, 2, 4]
     assert poison.failures_now(3, drove=1.0) == 4
     assert poison.failures_now(3, drove=poison.HEALTHY) == 1
+
+
+async def test_a_job_that_costs_processes_is_slowed_and_ended_in_its_time(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(poison, "FIRST_WAIT", 0.05)
+    at_work = asyncio.Event()
+
+    async def work(start: worker_pb2.ExecuteStart, attempt: Attempt) -> Any:
+        at_work.set()
+        await attempt.stop.wait()
+        return attempt_pb2.AttemptResult(state=attempt_pb2.ATTEMPT_STATE_FAILED)
+
+    async with serve_scripts(Scripts(execute=work)) as channel:
+        async with open_replica(postgres_url, channel) as first:
+            job_id = await first.create(make_created(items=1), deadline=8.0)
+            await first.until(job_id, lambda fold: any(fold.open_attempts()))
+        lose = "UPDATE job SET driver = 'dead', lost_drivers = 5 WHERE id = $1"
+        async with open_replica(postgres_url, channel) as heir:
+            # It is left alone, then driven all the same: it may be innocent.
+            await heir.store.database.execute(lose, job_id)
+            await heir.until(job_id, lambda fold: fold.epoch >= 3)
+            await heir.store.database.execute(
+                "UPDATE job SET driver = 'dead', lost_drivers = 5, epoch = epoch + 1, "
+                "deadline = clock_timestamp() WHERE id = $1",
+                job_id,
+            )
+            fold = await heir.ended(job_id)
+            row = await heir.store.jobs.get(job_id)
+    assert (fold.state, row.sealed) == (job_pb2.JOB_STATE_FAILED, True)
+    assert "processes that drove the job ended" in fold.reason
+    assert fold.outstanding == 0
 
 
 async def test_a_job_whose_rules_fail_is_ended_with_what_it_has_and_others_go_on(
@@ -88,7 +121,7 @@ def test_an_end_without_deciding_tells_what_the_log_holds() -> None:
     log.append(job_pb2.JobEvent(sequence=len(log) + 1, attempt_finished=finished))
     fold = poison.fold_what_folds(log)
     events, after = poison.last_events(
-        fold, make_rules(), version=len(log), epoch=5, failures=5, now=9.0
+        fold, make_rules(), version=len(log), epoch=5, why="by a defect", now=9.0
     )
     assert [event.WhichOneof("payload") for event in events] == ["attempt_lost", "job_finished"]
     assert after.unknown == 70
@@ -165,6 +198,7 @@ async def test_a_broken_route_is_left_alone_across_jobs_and_tried_again_by_one(
         calls += 1
         if not broken:
             return await answer_task(start, attempt)
+        attempt.calls.append(attempt_pb2.CallUsage(call=1, finish_reason="error"))
         failure = common_pb2.Failure(
             failure_class=common_pb2.FAILURE_CLASS_TRANSIENT, message="the model server broke"
         )

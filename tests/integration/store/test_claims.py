@@ -271,3 +271,46 @@ async def test_failures_of_a_driver_are_counted_in_the_row(open_replica: OpenSto
     await store.claims.release(job_id, again.epoch)
     (third,) = await store.claims.claim(store.replica_id, driving=())
     assert third.failed == 3, "a release for another reason says nothing of it"
+
+
+async def _lose(store: Store, job_id: str) -> None:
+    """The job's driver is gone, as if its process had been killed just now."""
+    await store.database.execute("UPDATE job SET driver = 'dead' WHERE id = $1", job_id)
+
+
+async def test_drivers_lost_soon_after_their_claim_are_counted(open_replica: OpenStore) -> None:
+    store = await open_replica("a")
+    job_id = await add_job(store)
+    (first,) = await store.claims.claim(store.replica_id, driving=())
+    assert first.lost == 0
+    for losses in (1, 2, 3):
+        await _lose(store, job_id)
+        (claimed,) = await store.claims.claim(store.replica_id, driving=())
+        assert (claimed.lost, claimed.overdue) == (losses, False)
+    await store.claims.release(job_id, claimed.epoch, suspect=True)
+    (tried,) = await store.claims.claim(store.replica_id, driving=())
+    assert tried.lost == 0, "this claim follows no loss: it is to be driven"
+    await _lose(store, job_id)
+    (again,) = await store.claims.claim(store.replica_id, driving=())
+    assert again.lost == 4
+    await store.claims.release(job_id, again.epoch)
+    await store.claims.claim(store.replica_id, driving=())
+    await _lose(store, job_id)
+    (forgiven,) = await store.claims.claim(store.replica_id, driving=())
+    assert forgiven.lost == 1, "a driver that gave it back in good order has cleared it"
+    await store.database.execute(
+        "UPDATE job SET claim_time = claim_time - interval '61 s', driver = 'dead' WHERE id = $1",
+        job_id,
+    )
+    (healthy,) = await store.claims.claim(store.replica_id, driving=())
+    assert healthy.lost == 1, "it had driven for a minute"
+
+
+async def test_no_delay_outlives_a_job(store: Store) -> None:
+    job_id, epoch = await add_claimed_job(store)
+    await store.database.execute(
+        "UPDATE job SET deadline = clock_timestamp() + interval '1 s' WHERE id = $1", job_id
+    )
+    await store.claims.release(job_id, epoch, delay=60)
+    (claimed,) = await store.claims.claim(store.replica_id, driving=())
+    assert claimed.overdue

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from hma.llm.base import Readiness
 from hma.v1 import attempt_pb2, common_pb2, job_pb2
 from services.meta_agent.deciding.observed import RouteState
 from services.meta_agent.driving.breaker import Breaker, BreakerRules, State
 from services.meta_agent.driving.route_gates import AFTER_CLOSING, GateRules, RouteGates
+from services.meta_agent.driving.route_watch import RouteWatch
 from services.meta_agent.edge.status import DOWN, UP, StatusBoard
 from services.meta_agent.job.state import AttemptFold, JobFold
 from tests.unit.meta_agent.simulation import make_rules
 
 RULES = BreakerRules(failures=3, window=10, first=2, longest=9)
+INVALID = common_pb2.FAILURE_CLASS_INVALID_OUTPUT
+TIMEOUT = common_pb2.FAILURE_CLASS_TIMEOUT
 READY = {"fast": RouteState(True, "m is ready.")}
 
 
@@ -72,12 +77,19 @@ class Gates:
         self.held[job] = attempts
         self.gates.hold(job, {"fast": attempts})
 
-    def ends(self, failed: int = 0, **changes: Any) -> bool:
+    def ends(
+        self, failed: int = 0, finish: str | None = None, first_token: int = 0, **changes: Any
+    ) -> bool:
+        """An attempt ends; `finish` is of its only call, empty when it has made none."""
         state = attempt_pb2.ATTEMPT_STATE_FAILED if failed else attempt_pb2.ATTEMPT_STATE_SUCCEEDED
         result = attempt_pb2.AttemptResult(state=state)
         if failed:
             result.failure.failure_class = failed  # type: ignore[assignment]
             result.failure.message = "the server broke"
+        finish = finish if finish is not None else ("error" if failed else "stop")
+        if finish:
+            call = result.calls.add(call=1, finish_reason=finish)
+            call.time_to_first_token.seconds = first_token
         attempt = AttemptFold(
             uid="1.1",
             number=1,
@@ -86,9 +98,9 @@ class Gates:
             epoch=1,
             grant=attempt_pb2.Grant(call=1, tokens=9),
             start=0.0,
-            deadline=9.0,
+            deadline=30.0,
             result=result,
-            **changes,
+            **({"end": 30.0} | changes),
         )
         ref = attempt_pb2.AttemptRef(task_uid="1.1", attempt=1)
         finished = job_pb2.AttemptFinished(ref=ref, result=result)
@@ -114,6 +126,25 @@ def test_an_open_route_says_why_and_lets_one_attempt_of_all_jobs_try_it() -> Non
     gates.hold("b", 1)
     assert gates.ends(), "a breaker that closes is news"
     assert gates.state("a").ready
+
+
+@pytest.mark.parametrize("way", ["ended", "left"])
+def test_jobs_that_wait_are_told_when_a_try_has_shown_nothing(way: str) -> None:
+    now, told = 100.0, list[str]()
+    watch = RouteWatch(None, make_rules().routes, GateRules(breaker=RULES), clock=lambda: now)  # type: ignore[arg-type]
+    gate = watch._gates._gates["fast"]
+    gate.breaker = failing(Breaker(), now, now, now)
+    now += RULES.longest
+    watch.listen("b", lambda: told.append("b"))
+    watch.hold("a", {"fast": 1}, frozenset(), lambda: None)
+    assert not watch.learned["fast"].ready
+    assert told == []
+    if way == "ended":
+        watch.hold("a", {}, frozenset(), lambda: None)  # its Worker was full
+    else:
+        watch.leave("a")
+    assert watch.learned["fast"].ready
+    assert told == ["b"]
 
 
 def test_no_herd_comes_back_when_a_route_closes_again() -> None:
@@ -157,9 +188,43 @@ def test_a_long_queue_at_the_server_narrows_its_routes() -> None:
 def test_what_is_the_task_s_fault_leaves_a_route_open() -> None:
     gates = Gates()
     for _ in range(9):
-        gates.ends(common_pb2.FAILURE_CLASS_INVALID_OUTPUT, spent=5)
-        gates.ends(common_pb2.FAILURE_CLASS_TIMEOUT, stop=attempt_pb2.STOP_REASON_INTERRUPT)
+        gates.ends(INVALID, "stop", spent=5)
+        gates.ends(TIMEOUT, "abort", stop=attempt_pb2.STOP_REASON_INTERRUPT)
+        # The server has rejected what the task asks for, such as a schema it does not know.
+        gates.ends(common_pb2.FAILURE_CLASS_INTERNAL)
+        # The time that the job gave it was short.
+        gates.ends(TIMEOUT, "abort", end=1.0)
+        gates.ends(TIMEOUT, "abort", first_token=29)
     assert gates.state().ready
+
+
+def test_workers_that_are_drained_leave_a_route_open() -> None:
+    gates = Gates()
+    for _ in range(9):
+        gates.ends(common_pb2.FAILURE_CLASS_TRANSIENT, "")
+        gates.ends(common_pb2.FAILURE_CLASS_TRANSIENT, "abort", first_token=1)
+    assert gates.state().ready
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_a_server_that_hangs_is_left_alone_whoever_ends_the_attempt(told: bool) -> None:
+    stopped = {
+        "stop": attempt_pb2.STOP_REASON_TIMEOUT,
+        "cause": job_pb2.INTERRUPT_CAUSE_TIMEOUT,
+        "spent": 9,  # at most: nobody knows what it did
+    }
+    gates = Gates()
+    for _ in range(3):
+        gates.ends(TIMEOUT, "abort", **(stopped if told else {}))
+    assert not gates.state().ready
+
+
+def test_an_attempt_that_made_no_call_proves_nothing_of_a_route() -> None:
+    gates = Gates()
+    gates.break_it()
+    gates.now += RULES.longest
+    assert not gates.ends(0, "")
+    assert gates.ends()
 
 
 async def test_status_says_that_a_route_is_left_alone_though_its_server_answers() -> None:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from hma.v1 import common_pb2, job_pb2
+from hma.v1 import attempt_pb2, common_pb2, job_pb2
 from services.meta_agent.deciding.failing import DEFAULTS, rule_for
 from services.meta_agent.deciding.observed import RouteState
-from tests.unit.meta_agent.simulation import Faults, World, make_created, make_rules
+from services.meta_agent.deciding.retrying import next_try
+from services.meta_agent.job.state import AttemptStatus
+from tests.unit.meta_agent.simulation import START, Faults, World, make_created, make_rules
 from tests.unit.meta_agent.test_deciding import Desk, make_desk, make_plan
 
 TIMEOUT = common_pb2.FAILURE_CLASS_TIMEOUT
 LIMITED = common_pb2.FAILURE_CLASS_RATE_LIMITED
+TRANSIENT = common_pb2.FAILURE_CLASS_TRANSIENT
 REFUSED = common_pb2.FAILURE_CLASS_REFUSED
 RETRY = job_pb2.FAILURE_ACTION_RETRY
 FALLBACK = job_pb2.FAILURE_ACTION_FALLBACK
@@ -84,6 +89,21 @@ def test_a_class_that_stops_the_job_ends_all_work_and_answers_with_what_is_there
     assert "the job's rule for REFUSED stops it" in task.failure.message
 
 
+def test_an_attempt_that_was_told_to_end_stops_no_job_though_it_never_answers() -> None:
+    desk = ruled(TRANSIENT, STOP_JOB)
+    desk.fact(
+        attempt_stopped=job_pb2.AttemptStopped(
+            ref=attempt_pb2.AttemptRef(task_uid=desk.attempt("a").uid, attempt=1),
+            reason=attempt_pb2.STOP_REASON_INTERRUPT,
+            cause=job_pb2.INTERRUPT_CAUSE_STRAGGLER,
+        )
+    )
+    for _ in range(3):
+        desk.step(after=6)
+    assert [a.status for a in desk.fold.attempts_of("1.1")][:1] == [AttemptStatus.LOST]
+    assert "b" in desk.open()
+
+
 def test_being_told_to_slow_down_costs_no_try_unless_the_job_counts_it() -> None:
     patient, strict = ruled(common_pb2.FAILURE_CLASS_AUTH, GIVE_UP), ruled(LIMITED, RETRY, 2)
     for _ in range(8):
@@ -126,7 +146,7 @@ def test_the_report_counts_what_failed_and_how_it_was_made_good() -> None:
     counts = {count.failure_class: count for count in report.counts}
     assert (counts[LIMITED].count, counts[LIMITED].retried) == (1, 1)
     assert (counts[REFUSED].count, counts[REFUSED].lost) == (1, 1)
-    lost = counts[common_pb2.FAILURE_CLASS_TRANSIENT]
+    lost = counts[TRANSIENT]
     assert lost.tokens_lost == desk.fold.unknown == report.tokens_lost > 0
 
 
@@ -147,3 +167,36 @@ def test_every_failure_in_a_simulated_job_is_reported_once(seed: int) -> None:
         assert told == count.count > 0
     assert sum(count.tokens_lost for count in report.counts) == report.tokens_lost
     assert report.tokens_lost <= fold.spent + fold.unknown
+
+
+def test_a_task_that_nobody_takes_for_hours_is_still_tried() -> None:
+    desk = make_desk(make_plan(a=[]))
+    desk.step()
+    attempts = [replace(desk.attempt("a"), number=n, end=START + n) for n in range(1, 2000)]
+    for count in (1, 2, 1025, 1999):
+        wait = next_try(desk.rules, attempts[:count]) - attempts[count - 1].end
+        assert 0 < wait <= desk.rules.backoff_max
+
+
+def test_a_task_whose_worker_or_driver_died_stays_on_its_route() -> None:
+    rules = make_rules("standard", profile={"think_tokens": 100})
+    desk = make_desk(make_plan(a=[], b=[]), rules)
+    desk.step()
+    handed_over = {"failure_class": TRANSIENT, "message": "the service was stopped"}
+    desk.step(desk.ends("b", ok=False, **handed_over))
+    desk.fact(epoch=2, job_claimed=job_pb2.JobClaimed(replica="other", epoch=2))
+    desk.step(after=6)
+    desk.step(after=6)
+    assert {desk.attempt(name).number for name in "ab"} == {2}
+    assert {desk.attempt(name).route for name in "ab"} == {"fast"}
+
+
+def test_a_task_whose_call_broke_takes_another_route() -> None:
+    rules = make_rules("standard", profile={"think_tokens": 100})
+    desk = make_desk(make_plan(a=[]), rules)
+    desk.step()
+    broken = desk.ends("a", ok=False, failure_class=TRANSIENT, message="it broke")
+    broken.result.calls.add(call=1, route="fast", finish_reason="error")
+    desk.step(broken)
+    desk.step(after=6)
+    assert desk.attempt("a").route == "reasoning"

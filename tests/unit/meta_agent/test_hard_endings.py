@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 from hma.llm.prices import Prices
 from hma.llm.profiles import PRESETS
 from hma.llm.routes import Route, Routes
 from hma.v1 import analyst_pb2, attempt_pb2, common_pb2, job_pb2, task_pb2
 from services.meta_agent.deciding.money import held_money, within_money
-from services.meta_agent.deciding.observed import Broken, Ended, Intended, Planned, Refused
+from services.meta_agent.deciding.observed import (
+    Broken,
+    Ended,
+    Intended,
+    Planned,
+    Refused,
+    RouteState,
+)
 from services.meta_agent.deciding.rules import Rules
 from services.meta_agent.deciding.shape import single_task
 from tests.unit.meta_agent.simulation import START, make_created, make_rules
@@ -128,6 +136,44 @@ def test_reducer_is_stopped_in_time_to_bring_what_it_has() -> None:
     assert desk.attempt("r.1").stop == attempt_pb2.STOP_REASON_TIMEOUT
 
 
+def test_prose_waits_for_its_route_as_long_as_there_is_time() -> None:
+    away = {"fast": RouteState(False, "it broke"), "reasoning": RouteState(False, "it broke")}
+    desk = prose_desk(600)
+    desk.step()
+    desk.step(desk.ends("a"), desk.ends("b"), routes=away)
+    for _ in range(3):
+        desk.step(after=1.0, routes=away)
+        assert desk.open() == []
+    assert desk.fold.reason == "the answer waits for route fast: it broke"
+    assert desk.step(after=1.0, routes=away) == [], "and says so once"
+    assert desk.wake_at < desk.fold.deadline - 25
+    desk.step()
+    assert (desk.open(), desk.fold.reason) == (["r.1"], "the answer is being made")
+    for hurry in (600 - 20, 0):
+        desk = prose_desk(600)
+        desk.step()
+        desk.step(desk.ends("a"), desk.ends("b"), routes=away)
+        if not hurry:
+            desk.fact(interrupt_requested=job_pb2.InterruptRequested())
+        desk.step(after=hurry, routes=away)
+        assert desk.open() == ["r.1"]
+
+
+def test_prose_takes_another_route_that_suits_while_its_own_is_away() -> None:
+    known = make_rules("standard").routes
+    own = known["fast"]
+    small = replace(own, name="small", context_tokens=own.context_tokens // 2)
+    plain = replace(own, name="plain", profile=PRESETS["smollm2"])
+    table = [own, known["reasoning"], small, plain, replace(own, name="other")]
+    rules = Rules(routes=Routes({route.name: route for route in table}, "fast"))
+    desk = prose_desk(600)
+    desk.rules = rules
+    desk.step()
+    desk.step(desk.ends("a"), desk.ends("b"), routes={"fast": RouteState(False)})
+    desk.step(routes={"fast": RouteState(False)})
+    assert desk.attempt("r.1").route == "other"
+
+
 def test_prose_gets_the_time_that_it_takes_before_the_deadline() -> None:
     desk = prose_desk(600)
     desk.step()
@@ -157,6 +203,38 @@ def test_answer_made_without_the_reducer_is_partial_and_says_so() -> None:
         desk.step(after=6.0)
     assert desk.fold.state == job_pb2.JOB_STATE_PARTIAL
     assert "without the Reducer: broken" in desk.fold.reason
+
+
+def refused_for(desk: Desk, uid: str, seconds: float) -> None:
+    """Its service is full, whenever it is asked, for so long."""
+    end = desk.now + seconds
+    while desk.now < end:
+        desk.step(after=6.0)
+        if uid in desk.open():
+            limited = common_pb2.FAILURE_CLASS_RATE_LIMITED
+            desk.step(Refused(desk.attempt(uid).key, limited, "all 2 places are taken"))
+
+
+def test_full_reducers_are_waited_for_while_there_is_time() -> None:
+    desk = make_desk(make_plan(a=[]))
+    desk.step()
+    desk.step(desk.ends("a"))
+    refused_for(desk, "r.1", 300)
+    assert not desk.fold.ended
+    desk.step(after=6.0)
+    desk.step(desk.ends("r.1"))
+    assert desk.fold.state == job_pb2.JOB_STATE_SUCCEEDED
+
+
+def test_full_analysts_are_waited_for_until_half_the_time_is_left() -> None:
+    desk = Desk(make_created(items=2))
+    desk.step()
+    refused_for(desk, "p.1", 200)
+    assert desk.fold.plan_closed is None
+    refused_for(desk, "p.1", 100)
+    assert desk.fold.plan_closed is not None
+    assert "all 2 places are taken" in desk.fold.plan_closed.reason
+    assert desk.open() == ["rest"]
 
 
 def test_plan_whose_last_word_is_lost_is_not_planned_again() -> None:
