@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import ssl
+import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +22,13 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 import hma
 from hma.errors import HmaError, PermissionDenied, Unauthenticated, Unavailable
+from hma.local.parts import parts
+from hma.local.tether import tethered
 from hma.rpc.callers import SERVER_NAME, certificate_name
 from hma.rpc.status import from_rpc_error
 from hma.rpc.tls import TlsSettings
-from hma.v1 import job_pb2, worker_pb2, worker_pb2_grpc
+from hma.rpc.tokens import TokenKeys
+from hma.v1 import job_pb2, meta_agent_pb2, meta_agent_pb2_grpc, worker_pb2, worker_pb2_grpc
 from tests.certificates import Authority
 from tests.e2e.conftest import DOCUMENT, TASK, Stack, running_stack
 
@@ -255,6 +262,68 @@ def test_the_gateways_certificate_stands_for_nobody_who_calls_through_it(
         refused = refusal(channel(internal, services.settings(role), services.ca_file))
         assert isinstance(refused, Unauthenticated), role
         assert refused.reason == "NO_CALLER"
+
+
+@contextmanager
+def second_meta_agent(secured: Secured) -> Iterator[int]:
+    """Another replica on the same database; its port."""
+    stack = secured.stack
+    part = next(p for p in parts(stack.settings, stack.environment) if p.name == "meta-agent")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = int(free.getsockname()[1])
+    environment = {
+        **part.environment,
+        "HMA_META_AGENT_PORT": str(port),
+        "HMA_META_AGENT_METRICS_PORT": "0",
+        "HMA_REPLICA_NAME": "second",
+    }
+    log = stack.directory / "second.log"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            tethered(part.command, signal.SIGTERM),
+            env=environment,
+            cwd=stack.directory,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        end = time.monotonic() + 30
+        while '"serving"' not in log.read_text():
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < end, log.read_text()
+            time.sleep(0.1)
+        yield port
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def test_replicas_relay_progress_to_each_other(secured: Secured) -> None:
+    """Whichever drives the job, the other has its progress over a connection between both."""
+    internal = secured.stack.directory / "var" / "access" / "internal-key"
+    keys = TokenKeys([internal.read_bytes().strip()])
+    identity = keys.sign("service:test", "meta-agent", tenant="default", role=4)
+    services = secured.services
+
+    def watch(port: int, job_id: str) -> bool:
+        """Whether progress comes before the job's end."""
+        with channel(port, services.settings("cli"), services.ca_file) as asked:
+            stub = meta_agent_pb2_grpc.MetaAgentServiceStub(asked)
+            request = meta_agent_pb2.WatchJobRequest(job_id=job_id)
+            updates = stub.WatchJob(request, timeout=120, metadata=(("x-hma-identity", identity),))
+            return any(update.HasField("progress") for update in updates)
+
+    with (
+        second_meta_agent(secured) as second,
+        secured.client() as client,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        document = ("handbook.md", DOCUMENT)
+        job_id = client.submit(TASK, budget=4000, deadline=120, documents=[document])
+        ports = (secured.stack.settings.meta_agent_port, second)
+        seen = list(pool.map(lambda port: watch(port, job_id), ports))
+    assert seen == [True, True]
 
 
 def test_certificates_are_renewed_while_it_runs(secured: Secured) -> None:

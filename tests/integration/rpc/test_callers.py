@@ -87,6 +87,19 @@ async def test_documents_are_not_for_the_analyst(tmp_path: Path) -> None:
     assert internal.served == 1
 
 
+async def test_replicas_may_ask_each_other_and_no_one_else_may(tmp_path: Path) -> None:
+    internal = Internal()
+    request = meta_agent_pb2.WatchProgressRequest()
+    async with serving_as(member("meta-agent", tmp_path), internal.register) as address:
+        for role, served in (("meta-agent", 1), ("worker", 0), ("reducer", 0)):
+            async with open_channel(address, membership=member(role, tmp_path)) as channel:
+                stub: Any = meta_agent_pb2_grpc.InternalServiceStub(channel)
+                call = stub.WatchProgress(request, timeout=5)
+                expected = "OK" if served else "PERMISSION_DENIED"
+                assert (await call.code()).name == expected, role
+    assert internal.served == 1
+
+
 def _forgeries() -> dict[str, tuple[str, str]]:
     now = time.time()
     ours, others = TokenKeys([KEY.encode()]), TokenKeys([OTHER_KEY.encode()])
