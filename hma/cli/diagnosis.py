@@ -6,6 +6,7 @@ import enum
 import json
 import platform
 import socket
+import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ import grpc
 from hma import __version__
 from hma.client import Backoff, Client
 from hma.client.connection import Server
+from hma.client.trust import authorities, verifying_context
 from hma.errors import HmaError, Unauthenticated
 from hma.v1 import meta_agent_pb2
 
@@ -183,6 +185,15 @@ def _gateway(
             f"{address.target} answers, but not for the MetaAgent: {problem.message}",
             "look at the MetaAgent's log; `make up` starts it",
         )
+    distrust = _distrust(address) if address.secure else ""
+    if distrust:
+        return Finding(
+            "gateway",
+            Health.BAD,
+            f"{address.target} answers, but over TLS that proves nothing: {distrust}",
+            "name the certificate authority's file with HMA_CA_FILE, and the server as its "
+            "certificate does; or leave out https:// if it speaks no TLS",
+        )
     if _listens(address.target):
         return Finding(
             "gateway",
@@ -241,9 +252,29 @@ def _port(environ: Mapping[str, str], variable: str, default: int) -> int:
 
 
 def _listens(target: str) -> bool:
-    host, _, port = target.rpartition(":")
     try:
-        with socket.create_connection((host.strip("[]"), int(port)), timeout=1.0):
+        with _connection(target):
             return True
     except OSError:
         return False
+
+
+def _distrust(address: Server) -> str:
+    """Why a server is not taken for the one that was named; empty if it is, or is away."""
+    # HMA_CA_FILE itself has been found good, or the client would have said so.
+    context = verifying_context(authorities(None))
+    host = address.target.rpartition(":")[0].strip("[]")
+    try:
+        with _connection(address.target) as plain, context.wrap_socket(plain, server_hostname=host):
+            return ""
+    except ssl.SSLCertVerificationError as error:
+        return error.verify_message
+    except ssl.SSLError as error:
+        return error.reason or "it speaks no TLS"
+    except OSError:
+        return ""
+
+
+def _connection(target: str) -> socket.socket:
+    host, _, port = target.rpartition(":")
+    return socket.create_connection((host.strip("[]"), int(port)), timeout=1.0)

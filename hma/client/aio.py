@@ -19,6 +19,7 @@ from hma.client.credentials import with_credentials
 from hma.client.keys import AsyncKeys
 from hma.client.periods import MomentLike, UsageBy, get_usage
 from hma.client.requests import DurationLike, JobOptions
+from hma.client.trust import channel_credentials
 from hma.client.watching import PAUSE, WAIT_SLICE, Cursor, patience
 from hma.errors import DeadlinePassed, HmaError, NotFound, Unavailable
 from hma.v1 import explanation_pb2, job_pb2, meta_agent_pb2, meta_agent_pb2_grpc
@@ -38,6 +39,8 @@ class AsyncClient:
             `wait`, `run` and `watch`, which last as long as their job.
         api_key: A key (`hma keys create`) or a token; default HMA_API_KEY, else the content
             of the file that HMA_API_KEY_FILE names; "" for none.
+        ca_file: PEM file with the certificate authorities that an https server is verified by;
+            default HMA_CA_FILE; "" for the public ones.
         metadata: Sent with every call, too.
         backoff: How calls are tried again.
         resume: How a broken watch is resumed.
@@ -52,6 +55,7 @@ class AsyncClient:
         *,
         timeout: float = 30.0,
         api_key: str | None = None,
+        ca_file: str | None = None,
         metadata: Sequence[tuple[str, str]] = (),
         backoff: Backoff | None = None,
         resume: Backoff | None = None,
@@ -63,7 +67,7 @@ class AsyncClient:
         self._resume = resume or Backoff(tries=8)
         if self._server.secure:
             self._channel = grpc.aio.secure_channel(
-                self._server.target, grpc.ssl_channel_credentials(), options=OPTIONS
+                self._server.target, channel_credentials(ca_file), options=OPTIONS
             )
         else:
             self._channel = grpc.aio.insecure_channel(self._server.target, options=OPTIONS)

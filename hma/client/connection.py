@@ -71,15 +71,24 @@ def failure_of(error: grpc.RpcError, server: Server) -> HmaError:
     from a server or a proxy that answered UNAVAILABLE.
     """
     if error.code() is grpc.StatusCode.UNAVAILABLE and not _answered(error):
-        return Unavailable(
-            f"nothing answers at {server.target}; start HMA with `make up`, or name its "
-            "address with --server or HMA_SERVER",
-            reason="UNREACHABLE",
-        )
+        return Unavailable(_unreachable(server), reason="UNREACHABLE")
     if error.code() is grpc.StatusCode.CANCELLED:
         # Who cancels a call of his own gets no RpcError: the server stops, and said so.
         return Unavailable(f"{server.target} ended the call before it was answered")
     return from_rpc_error(error)
+
+
+def _unreachable(server: Server) -> str:
+    if server.secure:
+        return (
+            f"nothing that can be trusted answers at https://{server.target}; name its address "
+            "with --server or HMA_SERVER, and the file with its certificate authority with "
+            "HMA_CA_FILE; `hma doctor` says more"
+        )
+    return (
+        f"nothing answers at {server.target}; start HMA with `make up`, or name its "
+        "address with --server or HMA_SERVER (https://… if it speaks TLS)"
+    )
 
 
 def _answered(error: grpc.RpcError) -> bool:

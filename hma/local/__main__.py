@@ -14,7 +14,7 @@ import click
 
 from hma.errors import SettingsError
 from hma.local.access import key_path
-from hma.local.parts import Part, client_environment
+from hma.local.parts import Part, client_environment, server_of
 from hma.local.settings import StackSettings, load_stack
 from hma.local.stack import Interrupted, PartFailed, Stack
 from hma.local.tether import tethered
@@ -132,25 +132,31 @@ def _say_lost(part: Part, how: str) -> None:
 def _welcome(settings: StackSettings, stack: Stack) -> str:
     host, port = settings.connect_host, settings.gateway_port
     model = "" if settings.embeds_llm else "\n(The model server is your own.)"
-    server = "" if port == 8080 else f"HMA_SERVER={host}:{port} "
+    secure, ca = settings.tls.for_clients, settings.tls.client_ca_file
+    server = "" if port == 8080 and not secure else f"HMA_SERVER={server_of(settings)} "
     key, curl, grpcurl = "", "curl", "grpcurl"
     if settings.access.required:
         path = key_path(settings)
         key = f"\n  export HMA_API_KEY_FILE={path}   # an operator's key; `hma keys` makes others"
         shown = f'"authorization: Bearer $(cat {path})"'
         curl, grpcurl = f"curl -H {shown}", f"grpcurl -H {shown}"
+    plain = "" if secure else "-plaintext "
+    if secure and ca:
+        key += f"\n  export HMA_CA_FILE={ca}"
+        curl, plain = f"{curl} --cacert {ca}", f"-cacert {ca} "
+    url = settings.gateway_url
     return f"""
-HMA serves at http://{host}:{port} (gRPC, gRPC-Web, HTTP/JSON).{model}
+HMA serves at {url} (gRPC, gRPC-Web, HTTP/JSON).{model}
 Logs are in {stack.parts[0].log.parent}. Ctrl-C stops everything. In a second terminal:
 {key}
   {server}.venv/bin/hma run "Who may approve a refund?" --doc README.md --budget 5000 --deadline 2m
   {server}.venv/bin/hma status
-  {curl} -X POST 'http://{host}:{port}/submit?wait=60s' -H 'Content-Type: application/json' \\
+  {curl} -X POST '{url}/submit?wait=60s' -H 'Content-Type: application/json' \\
     -d '{{"task_description": "What is a token budget?", "total_budget_tokens": 2000}}'
-  {curl} http://{host}:{port}/v1/jobs
-  {curl} http://{host}:{port}/metrics
-  .venv/bin/grpcurl -plaintext {host}:{port} list
-  .venv/bin/{grpcurl} -plaintext {host}:{port} hma.v1.MetaAgentService/ListJobs
+  {curl} {url}/v1/jobs
+  {curl} {url}/metrics
+  .venv/bin/grpcurl {plain}{host}:{port} list
+  .venv/bin/{grpcurl} {plain}{host}:{port} hma.v1.MetaAgentService/ListJobs
 """
 
 

@@ -11,8 +11,10 @@ import grpc
 
 from hma.client.credentials import bearer
 from hma.errors import HmaError, Unauthenticated, Unavailable
+from hma.local.connecting import open_channel, to_gateway
 from hma.local.secret_files import write_secret
 from hma.local.settings import StackSettings
+from hma.rpc.callers import CLI
 from hma.rpc.direct import create_key_directly
 from hma.rpc.internal_keys import read_internal_keys
 from hma.rpc.status import from_rpc_error
@@ -57,7 +59,7 @@ def make_first_key(settings: StackSettings, environ: Mapping[str, str]) -> Path:
     )
     keys = TokenKeys(read_internal_keys(settings.internal_keys))
     address = f"{settings.connect_host}:{settings.meta_agent_port}"
-    made = create_key_directly(address, keys, request)
+    made = create_key_directly(address, keys, request, tls=settings.tls.of(CLI))
     write_secret(path, made.secret + "\n")
     return path
 
@@ -66,7 +68,7 @@ def _works(settings: StackSettings, key: str) -> bool:
     address = f"{settings.connect_host}:{settings.gateway_port}"
     failure: HmaError | None = None
     for left in reversed(range(_TRIES)):
-        with grpc.insecure_channel(address) as channel:
+        with open_channel(address, to_gateway(settings.tls)()) as channel:
             stub = admin_pb2_grpc.AdminServiceStub(channel)
             request = admin_pb2.ListKeysRequest(page_size=1)
             try:

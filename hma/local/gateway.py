@@ -17,6 +17,7 @@ import yaml
 from hma.gateway.replies import internal_mappers, public_mappers
 from hma.local.descriptors import write_descriptor_set
 from hma.local.gateway_access import access_values
+from hma.local.gateway_tls import add_tls, secret_path, secrets
 from hma.local.secret_files import write_secret
 from hma.local.settings import StackSettings
 from hma.rpc.internal_keys import gateway_credential, read_internal_keys
@@ -51,6 +52,8 @@ def write_configuration(settings: StackSettings) -> Path:
     path = configuration_path(settings)
     descriptors = path.with_name("hma.protoset")
     write_descriptor_set(descriptors)
+    for name, secret in secrets(settings.tls).items():
+        write_secret(secret_path(path.parent, name), json.dumps(secret, indent=1))
     credential = ""
     if settings.access.required:
         credential = gateway_credential(read_internal_keys(settings.internal_keys)[0])
@@ -79,7 +82,8 @@ def render(settings: StackSettings, descriptors: Path, credential: str = "") -> 
 
     Args:
         settings: Ports, with no zeros left.
-        descriptors: Where Envoy finds the FileDescriptorSet of the contracts.
+        descriptors: Where Envoy finds the FileDescriptorSet of the contracts, and beside it
+            what says where certificates are.
         credential: With which Envoy asks the MetaAgent whether a request may pass.
     """
     upstream = settings.connect_host
@@ -106,7 +110,9 @@ def render(settings: StackSettings, descriptors: Path, credential: str = "") -> 
         ),
         **access_values(settings.access, credential),
     }
-    return _fill(yaml.safe_load(TEMPLATE.read_text()), values)
+    configuration = _fill(yaml.safe_load(TEMPLATE.read_text()), values)
+    add_tls(configuration, settings.tls, descriptors.parent)
+    return configuration
 
 
 def _fill(node: Any, values: dict[str, Any]) -> Any:

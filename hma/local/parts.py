@@ -12,9 +12,11 @@ from pathlib import Path
 
 from hma.local import gateway
 from hma.local.access import key_path
+from hma.local.connecting import Prove, to_gateway, to_services
 from hma.local.database import database_url
 from hma.local.readiness import Check, database_answers, grpc_serves, http_answers
 from hma.local.settings import StackSettings
+from hma.rpc.callers import META_AGENT
 
 # For a stack on one machine, unless the user has set them: nobody needs to be warned
 # before a service leaves, and every job is worth a line.
@@ -82,11 +84,16 @@ def client_environment(
     """The environment of a client that shall talk to this stack."""
     return {
         **environ,
-        "HMA_SERVER": f"{settings.connect_host}:{settings.gateway_port}",
+        "HMA_SERVER": server_of(settings),
         # `hma demo` also asks the model directly, for comparison.
         "HMA_LLM_PORT": str(settings.llm_port),
         **_key_of(settings, environ),
     }
+
+
+def server_of(settings: StackSettings) -> str:
+    """What a client is told in HMA_SERVER."""
+    return settings.gateway_url.removeprefix("http://")
 
 
 def _key_of(settings: StackSettings, environ: Mapping[str, str]) -> dict[str, str]:
@@ -152,8 +159,12 @@ class _Table:
         return Part(
             name=name,
             command=[sys.executable, "-m", f"services.{role}"],
-            environment={**self._shared, **_own_ports(role, port, metrics_port)},
-            ready=self._serves(port),
+            environment={
+                **self._shared,
+                **_own_ports(role, port, metrics_port),
+                **self._settings.tls.environment_of(role),
+            },
+            ready=self._serves(port, to_services(self._settings.tls)),
             where=f"{self._host}:{port}  http://{self._host}:{metrics_port}/metrics",
             log=self._log(name),
             wave=2,
@@ -164,7 +175,11 @@ class _Table:
         port = settings.ports_of("meta_agent_port")[index]
         metrics_port = settings.ports_of("meta_agent_metrics_port")[index]
         name = f"meta-agent-{index + 1}" if settings.meta_agents > 1 else "meta-agent"
-        environment = {**self._shared, **_own_ports("meta_agent", port, metrics_port)}
+        environment = {
+            **self._shared,
+            **_own_ports("meta_agent", port, metrics_port),
+            **settings.tls.environment_of(META_AGENT),
+        }
         if settings.meta_agents > 1:
             environment["HMA_REPLICA_NAME"] = name
         if settings.embeds_database:
@@ -174,7 +189,7 @@ class _Table:
             command=[sys.executable, "-m", "services.meta_agent"],
             # It waits for its database itself.
             environment=environment,
-            ready=self._serves(port),
+            ready=self._serves(port, to_services(settings.tls)),
             where=f"{self._host}:{port}  http://{self._host}:{metrics_port}/metrics",
             log=self._log(name),
             replicated=True,
@@ -188,16 +203,17 @@ class _Table:
             command=gateway.command(configuration),
             environment=self._environ,
             # Through the whole of it: the public listener, its routes, a MetaAgent.
-            ready=self._serves(settings.gateway_port),
-            where=f"http://{self._host}:{settings.gateway_port}  "
+            ready=self._serves(settings.gateway_port, to_gateway(settings.tls)),
+            where=f"{settings.gateway_url}  "
             f"(administration http://127.0.0.1:{settings.gateway_admin_port})",
             log=self._log("gateway"),
         )
 
-    def _serves(self, port: int) -> Check:
+    def _serves(self, port: int, prove: Prove) -> Check:
         # Without a model a service is not ready. When the model is not of this stack it
         # may come later, and jobs queue until then: no reason not to start.
-        return grpc_serves(self._host, port, answer_is_enough=not self._settings.embeds_llm)
+        enough = not self._settings.embeds_llm
+        return grpc_serves(self._host, port, answer_is_enough=enough, prove=prove)
 
     def _log(self, name: str) -> Path:
         return self._logs / f"{name}.log"

@@ -10,6 +10,9 @@ import asyncpg
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from hma.errors import HmaError
+from hma.local.connecting import Prove, open_channel, plain
+
 _TIMEOUT_S = 1.0
 
 Check = Callable[[], bool]
@@ -49,7 +52,9 @@ def http_answers(host: str, port: int, path: str) -> Check:
     return check
 
 
-def grpc_serves(host: str, port: int, *, answer_is_enough: bool = False) -> Check:
+def grpc_serves(
+    host: str, port: int, *, answer_is_enough: bool = False, prove: Prove = plain
+) -> Check:
     """The gRPC health service says SERVING.
 
     Args:
@@ -57,16 +62,19 @@ def grpc_serves(host: str, port: int, *, answer_is_enough: bool = False) -> Chec
         port: Where it listens.
         answer_is_enough: Take NOT_SERVING for ready too: the part runs, but waits for
             something that is not of this stack.
+        prove: Certificates, for connections that need them.
     """
     good = {health_pb2.HealthCheckResponse.SERVING}
     if answer_is_enough:
         good.add(health_pb2.HealthCheckResponse.NOT_SERVING)
 
     def check() -> bool:
-        # A channel of its own: one that was refused would back off for a second.
-        with grpc.insecure_channel(
-            f"{host}:{port}", options=[("grpc.use_local_subchannel_pool", 1)]
-        ) as channel:
+        try:
+            proof = prove()
+        except HmaError:
+            # The files are being replaced; whoever uses them says what is wrong with them.
+            return False
+        with open_channel(f"{host}:{port}", proof) as channel:
             try:
                 response = health_pb2_grpc.HealthStub(channel).Check(
                     health_pb2.HealthCheckRequest(), timeout=_TIMEOUT_S

@@ -18,6 +18,7 @@ from typing import Any
 
 from hma.gateway.limits import GatewayLimits
 from hma.local.access_settings import StackAccess
+from hma.local.tls_settings import StackTls
 from hma.settings import Seconds, Secret, at_least, is_port, load, setting
 
 # Ports of which each process of a kind has one -> the field that says how many there are,
@@ -39,6 +40,7 @@ class StackSettings:
     """
 
     access: StackAccess = field(default_factory=StackAccess)
+    tls: StackTls = field(default_factory=StackTls)
     host: str = setting("HMA_HOST", "127.0.0.1", "Address that every part binds.")
     gateway_port: int = setting(
         "HMA_GATEWAY_PORT", 8080, "Envoy: gRPC, gRPC-Web and HTTP/JSON for clients.", check=is_port
@@ -130,6 +132,12 @@ class StackSettings:
         return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104
 
     @property
+    def gateway_url(self) -> str:
+        """Where clients on this machine find the gateway."""
+        scheme = "https" if self.tls.for_clients else "http"
+        return f"{scheme}://{self.connect_host}:{self.gateway_port}"
+
+    @property
     def embeds_llm(self) -> bool:
         """Whether the stack runs a model server of its own."""
         return not self.llm_base_url and not self.routes_file
@@ -184,6 +192,7 @@ def load_stack(environ: Mapping[str, str] = os.environ) -> StackSettings:
     """
     settings = load(StackSettings, environ)
     settings.access.check(settings.host)
+    settings.tls.check()
     return settings.resolved()
 
 

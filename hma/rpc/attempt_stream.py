@@ -263,7 +263,8 @@ _CLASSES = {
     grpc.StatusCode.ABORTED: common_pb2.FAILURE_CLASS_TRANSIENT,
     grpc.StatusCode.RESOURCE_EXHAUSTED: common_pb2.FAILURE_CLASS_RATE_LIMITED,
     grpc.StatusCode.DEADLINE_EXCEEDED: common_pb2.FAILURE_CLASS_TIMEOUT,
-    grpc.StatusCode.UNAUTHENTICATED: common_pb2.FAILURE_CLASS_AUTH,
+    # Keys or certificates that are just being changed: worth another try.
+    grpc.StatusCode.UNAUTHENTICATED: common_pb2.FAILURE_CLASS_TRANSIENT,
     grpc.StatusCode.PERMISSION_DENIED: common_pb2.FAILURE_CLASS_AUTH,
 }
 

@@ -6,6 +6,10 @@ from dataclasses import dataclass
 
 import grpc
 
+from hma.rpc.callers import SERVER_NAME
+from hma.rpc.member_channel import MemberChannel
+from hma.rpc.membership import Membership
+from hma.rpc.tls import channel_credentials
 from hma.settings import Bytes, Seconds, at_least, setting
 
 
@@ -27,25 +31,36 @@ class ChannelSettings:
     )
 
 
-def open_channel(address: str, settings: ChannelSettings | None = None) -> grpc.aio.Channel:
+def open_channel(
+    address: str,
+    settings: ChannelSettings | None = None,
+    membership: Membership | None = None,
+) -> grpc.aio.Channel:
     """A channel to `address`; connects on first use, and again whenever it has to.
 
     Close it with `await channel.close()`, or use it as an async context manager.
+
+    Args:
+        address: host:port.
+        settings: How.
+        membership: Who calls; its calls say so, and its certificates are shown. None: nobody
+            in particular, over a plain connection.
     """
-    settings = settings or ChannelSettings()
-    credentials = _credentials()
-    options = _options(settings)
-    if credentials is None:
+    options = _options(settings or ChannelSettings())
+    if membership is None:
         return grpc.aio.insecure_channel(address, options=options)
-    return grpc.aio.secure_channel(address, credentials, options=options)
-
-
-def _credentials() -> grpc.ChannelCredentials | None:
-    """Credentials of every channel between services: none, they share a trusted network.
-
-    TLS between services would be decided here, and in `hma.rpc.server.bind`.
-    """
-    return None
+    tls = membership.tls
+    if tls is None:
+        return MemberChannel(
+            lambda: grpc.aio.insecure_channel(address, options=options), membership.metadata_for
+        )
+    # Addresses come and go; what a service is called by stays.
+    named = [*options, ("grpc.ssl_target_name_override", SERVER_NAME)]
+    return MemberChannel(
+        lambda: grpc.aio.secure_channel(address, channel_credentials(tls.current()), options=named),
+        membership.metadata_for,
+        made_from=tls.current,
+    )
 
 
 def _options(settings: ChannelSettings) -> list[tuple[str, int | str]]:

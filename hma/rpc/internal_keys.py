@@ -9,6 +9,7 @@ from pathlib import Path
 
 from hma.errors import SettingsError
 from hma.rpc.tokens import LEAST_KEY_BYTES
+from hma.rpc.watched import Watched
 
 _GATEWAY = b"hma gateway"
 _GATEWAY_PREFIX = "gateway."
@@ -24,7 +25,8 @@ def read_internal_keys(path: str | Path) -> list[bytes]:
         lines = Path(path).read_bytes().splitlines()
     except OSError as error:
         raise SettingsError(
-            f"HMA_INTERNAL_KEY_FILE: {path} cannot be read: {error.strerror}"
+            f"HMA_INTERNAL_KEY_FILE: {path} cannot be read: {error.strerror}; make one with "
+            "`openssl rand -hex 32`, the same for every service"
         ) from None
     keys = [line.strip() for line in lines if line.strip()]
     if not keys or any(len(key) < LEAST_KEY_BYTES for key in keys):
@@ -33,6 +35,15 @@ def read_internal_keys(path: str | Path) -> list[bytes]:
             "more on each line, as `openssl rand -hex 32` makes them"
         )
     return keys
+
+
+def watch_internal_keys(path: str) -> Watched[tuple[bytes, ...]]:
+    """The keys of a file that may be replaced while the process runs.
+
+    Raises:
+        SettingsError: As `read_internal_keys`.
+    """
+    return Watched("HMA_INTERNAL_KEY_FILE", [path], lambda: tuple(read_internal_keys(path)))
 
 
 def gateway_credential(key: bytes) -> str:

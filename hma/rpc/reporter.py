@@ -21,6 +21,7 @@ from tenacity import (
 from hma.v1 import attempt_pb2, common_pb2, meta_agent_pb2, meta_agent_pb2_grpc
 
 _log = logging.getLogger(__name__)
+# Not UNAUTHENTICATED: it may be that keys are just being changed.
 _FOR_GOOD = frozenset(
     {
         grpc.StatusCode.INVALID_ARGUMENT,
@@ -30,7 +31,6 @@ _FOR_GOOD = frozenset(
         grpc.StatusCode.OUT_OF_RANGE,
         grpc.StatusCode.UNIMPLEMENTED,
         grpc.StatusCode.PERMISSION_DENIED,
-        grpc.StatusCode.UNAUTHENTICATED,
     }
 )
 

@@ -36,8 +36,11 @@ from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry
 
 from hma.errors import HmaError
+from hma.rpc.authentication import CallerInterceptor
 from hma.rpc.health import Health, Readiness, probe
 from hma.rpc.interceptor import AccessMetrics, RpcInterceptor
+from hma.rpc.membership import Membership
+from hma.rpc.tls import server_credentials
 from hma.settings import Bytes, Seconds, at_least, setting
 from hma.telemetry.metrics import MetricsServer, Page
 
@@ -139,6 +142,7 @@ async def serve(
     *,
     readiness: Readiness,
     registry: CollectorRegistry,
+    membership: Membership | None = None,
     interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
     pages: Mapping[str, Page] | None = None,
     on_drain: Callable[[], None] | None = None,
@@ -159,6 +163,8 @@ async def serve(
         services: What to serve, besides reflection and health.
         readiness: Polled; drives health for "" and every service.
         registry: Metrics of the process, served at /metrics.
+        membership: Who this process is, and what services that call it must prove; None: they
+            need not prove anything, and connections are plain.
         interceptors: What goes before every RPC; they may raise `HmaError`.
         pages: More pages of metrics, by path.
         on_drain: Told when no new RPC is accepted; ends streams that have no end.
@@ -173,7 +179,7 @@ async def serve(
     hurry = asyncio.Event()
     metrics = _bind_metrics(settings, {"/metrics": registry, **(pages or {})})
     with metrics:
-        server, health, port = bind(settings, services, registry, interceptors)
+        server, health, port = bind(settings, services, registry, interceptors, membership)
         await server.start()
         _log.info("serving", extra={"port": port, "metrics_port": metrics.port})
         async with _signals(stop, hurry):
@@ -196,14 +202,16 @@ def bind(
     services: Sequence[Service],
     registry: CollectorRegistry,
     interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
+    membership: Membership | None = None,
 ) -> tuple[grpc.aio.Server, Health, int]:
     """A server with services, health and reflection, bound but not started.
 
     Raises:
         CannotServe: The port is taken or cannot be bound.
     """
+    callers = [CallerInterceptor(membership)] if membership is not None else []
     server = grpc.aio.server(
-        interceptors=[RpcInterceptor(AccessMetrics(registry)), *interceptors],
+        interceptors=[RpcInterceptor(AccessMetrics(registry)), *callers, *interceptors],
         maximum_concurrent_rpcs=settings.max_concurrent_rpcs,
         options=_options(settings),
     )
@@ -217,8 +225,12 @@ def bind(
         reflection.enable_server_reflection(
             [*described, Health.NAME, reflection.SERVICE_NAME], server
         )
+    address = f"{settings.host}:{settings.port}"
     try:
-        port = server.add_insecure_port(f"{settings.host}:{settings.port}")
+        if membership is None or membership.tls is None:
+            port = server.add_insecure_port(address)
+        else:
+            port = server.add_secure_port(address, server_credentials(membership.tls))
     except RuntimeError:
         port = 0
     if not port:

@@ -2,9 +2,9 @@
 
 A token says who calls (`subject`), whom it is for (`audience`) and until when, and is signed
 with a key that all services share: JSON Web Tokens (RFC 7519) with HMAC-SHA-256. Whoever
-has the key may speak as anybody, so it is for services only. To change it, put the new
-key before the old one in every service's file, wait for the lifetime of a token, then
-take the old one away.
+has the key may speak as anybody, so it is for services only. To change it, add the new key
+at the end of every service's file; when all have read it, move it to the front, so that it
+signs; after the lifetime of a token take the old one away.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class TokenKeys:
 
     def __init__(
         self,
-        keys: Sequence[bytes],
+        keys: Sequence[bytes] | Callable[[], Sequence[bytes]],
         *,
         lifetime: float = LIFETIME,
         clock: Callable[[], float] = time.time,
@@ -54,18 +54,20 @@ class TokenKeys:
         """Checks the keys.
 
         Args:
-            keys: At least one; each of 32 bytes or more.
+            keys: At least one; each of 32 bytes or more. Or what says which they are now,
+                for keys that are changed while they are used.
             lifetime: Seconds for which a token is good.
             clock: Seconds since the epoch.
 
         Raises:
             ValueError: There is none, or one is too short to be safe.
         """
-        if not keys:
+        known = keys() if callable(keys) else tuple(keys)
+        if not known:
             raise ValueError("there is no key")
-        if any(len(key) < LEAST_KEY_BYTES for key in keys):
+        if any(len(key) < LEAST_KEY_BYTES for key in known):
             raise ValueError(f"a key is shorter than {LEAST_KEY_BYTES} bytes")
-        self._keys = tuple(keys)
+        self._keys = keys if callable(keys) else lambda: known
         self._lifetime = lifetime
         self._clock = clock
 
@@ -79,7 +81,7 @@ class TokenKeys:
         """
         now = self._clock()
         claims = {"sub": subject, "aud": audience, "iat": now, "exp": now + self._lifetime}
-        return jwt.encode({**more, **claims}, self._keys[0], _ALGORITHM)
+        return jwt.encode({**more, **claims}, self._keys()[0], _ALGORITHM)
 
     def verify(self, token: str, audience: str) -> Claims:
         """What a token says, if it is genuine, for `audience`, and good now.
@@ -87,7 +89,7 @@ class TokenKeys:
         Raises:
             Unauthenticated: It is none of these.
         """
-        for key in self._keys:
+        for key in self._keys():
             try:
                 claims = jwt.decode(
                     token,

@@ -10,14 +10,17 @@ import click
 
 from hma.cli.app import hma as command_line
 from hma.client.credentials import CredentialSettings
+from hma.client.trust import TrustSettings
 from hma.llm.prices import PriceTable
 from hma.llm.profiles import PRESETS, Profile
 from hma.llm.routes import Route
 from hma.llm.settings import LlmSettings
 from hma.local.parts import parts
 from hma.local.settings import StackSettings
+from hma.rpc.access_settings import ServiceAccess
 from hma.rpc.channel import ChannelSettings
 from hma.rpc.server import ServerSettings
+from hma.rpc.tls import TlsSettings
 from hma.settings import Description, describe, is_port
 from hma.telemetry.logs import LogSettings
 from scripts.reference.attributes import attributes
@@ -30,7 +33,8 @@ from services.worker.settings import WorkerSettings
 INTRODUCTION = Path(__file__).with_name("settings_introduction.md")
 
 # Read by every service, so each is shown once.
-SHARED = (ServerSettings, ChannelSettings, LogSettings)
+SHARED = (ServerSettings, ServiceAccess, TlsSettings, ChannelSettings, LogSettings)
+CLIENT = (CredentialSettings, TrustSettings)
 ROLES = (MetaAgentSettings, AnalystSettings, WorkerSettings, ReducerSettings)
 _KINDS = {
     "str": "text",
@@ -62,7 +66,7 @@ def render() -> str:
         "profile_keys": _profiles(),
         "local": _table(_places()),
         "local_choices": _choices(),
-        "client": table(_HEADER, [*map(_row, describe(CredentialSettings)), *_options()]),
+        "client": table(_HEADER, [*map(_row, own_variables(*CLIENT)), *_options()]),
     }
     return fill(INTRODUCTION.read_text(encoding="utf-8"), values)
 
@@ -76,7 +80,7 @@ def own_variables(*classes: type, without: Iterable[str] = ()) -> list[Descripti
 
 def documented() -> set[str]:
     """Every variable on the page."""
-    classes = (*SHARED, *ROLES, LlmSettings, StackSettings, CredentialSettings)
+    classes = (*SHARED, *ROLES, LlmSettings, StackSettings, *CLIENT)
     ours = {each.variable for cls in classes for each in describe(cls)}
     return ours | {row[0].strip("`") for row in _options()}
 

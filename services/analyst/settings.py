@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from hma.llm.settings import LlmSettings
+from hma.rpc.access_settings import ServiceAccess
 from hma.rpc.channel import ChannelSettings
 from hma.rpc.server import ServerSettings
+from hma.rpc.tls import TlsSettings
 from hma.settings import at_least, is_port, setting
 
 
@@ -27,6 +29,8 @@ class AnalystSettings:
     server: AnalystServer
     channel: ChannelSettings
     llm: LlmSettings
+    access: ServiceAccess = field(default_factory=ServiceAccess)
+    tls: TlsSettings = field(default_factory=TlsSettings)
     meta_agent_address: str = setting(
         "HMA_META_AGENT_ADDRESS",
         "127.0.0.1:50051",

@@ -15,7 +15,9 @@ from prometheus_client import CollectorRegistry, Gauge
 from hma.errors import Unavailable
 from hma.llm.routes import Routes, load_routes
 from hma.llm.servers import ModelServers
+from hma.rpc.callers import META_AGENT
 from hma.rpc.channel import open_channel
+from hma.rpc.membership import Membership
 from hma.rpc.server import Service, serve
 from hma.rpc.service import run_service
 from hma.telemetry.metrics import new_registry
@@ -59,6 +61,7 @@ _SAMPLE_INTERVAL = 1.0
 async def main(settings: MetaAgentSettings) -> None:
     """Serves until told to stop."""
     settings.check()
+    membership = Membership.of(META_AGENT, settings.access, settings.tls, settings.server.host)
     routes = load_routes(settings.llm, os.environ)
     url = settings.database_url.reveal()
     replica_id = new_replica_id(settings.replica_name or socket.gethostname())
@@ -79,7 +82,7 @@ async def main(settings: MetaAgentSettings) -> None:
         )
         store = await open_on_database(url, settings.database_wait, open_, stack)
         peers = [
-            await stack.enter_async_context(_peer(settings, name, method, address))
+            await stack.enter_async_context(_peer(settings, membership, name, method, address))
             for name, method, address in (
                 ("analyst", "Plan", settings.analyst_address),
                 ("worker", "Execute", settings.worker_address),
@@ -125,7 +128,7 @@ async def main(settings: MetaAgentSettings) -> None:
                 store.replicas.driver_of,
                 store.notifications,
                 board,
-                settings.channels,
+                partial(open_channel, settings=settings.channels, membership=membership),
             )
         )
         watches = Watches(
@@ -168,6 +171,7 @@ async def main(settings: MetaAgentSettings) -> None:
             await serve(
                 settings.server,
                 [*services, *access.services],
+                membership=membership,
                 interceptors=[access.interceptor],
                 readiness=partial(_readiness, store),
                 registry=registry,
@@ -259,9 +263,9 @@ def gate_rules_of(settings: MetaAgentSettings, replica: str) -> GateRules:
 
 @contextlib.asynccontextmanager
 async def _peer(
-    settings: MetaAgentSettings, name: str, method: str, address: str
+    settings: MetaAgentSettings, membership: Membership, name: str, method: str, address: str
 ) -> AsyncIterator[Peer]:
-    async with open_channel(address, settings.channels) as channel:
+    async with open_channel(address, settings.channels, membership) as channel:
         yield Peer(
             name=name,
             service=f"hma.v1.{name.capitalize()}Service",

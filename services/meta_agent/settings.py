@@ -11,6 +11,7 @@ from hma.errors import SettingsError
 from hma.llm.settings import LlmSettings
 from hma.rpc.channel import ChannelSettings
 from hma.rpc.server import ServerSettings
+from hma.rpc.tls import TlsSettings
 from hma.settings import Bytes, Seconds, Secret, at_least, is_port, setting
 from services.meta_agent.access.settings import AccessSettings
 from services.meta_agent.access.tenants import NAME_RULE, is_tenant
@@ -74,6 +75,7 @@ class MetaAgentSettings:
 
     server: MetaAgentServerSettings = field(default_factory=MetaAgentServerSettings)
     access: AccessSettings = field(default_factory=AccessSettings)
+    tls: TlsSettings = field(default_factory=TlsSettings)
     limits: Limits = field(default_factory=Limits)
     llm: LlmSettings = field(default_factory=LlmSettings)
     channels: ChannelSettings = field(default_factory=ChannelSettings)
@@ -275,7 +277,7 @@ class MetaAgentSettings:
             faults.append(
                 "HMA_DATABASE_URL: is required, such as postgresql://user:password@host:5432/hma"
             )
-        faults += self.access.faults(self.server.host)
+        faults += [*self.access.faults(self.server.host), *self.tls.faults()]
         limits = self.limits
         if limits.default_deadline > limits.max_deadline:
             faults.append("HMA_DEFAULT_DEADLINE: is longer than HMA_MAX_DEADLINE")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from hma.idle import IDLE
 from hma.llm.settings import LlmSettings
+from hma.rpc.access_settings import ServiceAccess
 from hma.rpc.channel import ChannelSettings
 from hma.rpc.server import ServerSettings
+from hma.rpc.tls import TlsSettings
 from hma.settings import Bytes, Seconds, at_least, is_port, setting
 
 
@@ -28,6 +30,8 @@ class ReducerSettings:
     server: ReducerServer
     channel: ChannelSettings
     llm: LlmSettings
+    access: ServiceAccess = field(default_factory=ServiceAccess)
+    tls: TlsSettings = field(default_factory=TlsSettings)
     meta_agent_address: str = setting(
         "HMA_META_AGENT_ADDRESS",
         "127.0.0.1:50051",

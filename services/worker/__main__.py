@@ -7,8 +7,10 @@ from functools import partial
 
 from hma.llm.openai_compatible import OpenAICompatible
 from hma.llm.routes import load_routes
+from hma.rpc.callers import WORKER
 from hma.rpc.channel import open_channel
 from hma.rpc.documents import DocumentReader
+from hma.rpc.membership import Membership
 from hma.rpc.reporter import Reporter
 from hma.rpc.server import Service, serve
 from hma.rpc.service import run_service
@@ -26,9 +28,10 @@ _SERVICE = worker_pb2.DESCRIPTOR.services_by_name["WorkerService"].full_name
 async def main(settings: WorkerSettings) -> None:
     """Serves until told to stop."""
     routes = load_routes(settings.llm, os.environ)
+    membership = Membership.of(WORKER, settings.access, settings.tls, settings.server.host)
     registry = new_registry()
     async with (
-        open_channel(settings.meta_agent_address, settings.channel) as channel,
+        open_channel(settings.meta_agent_address, settings.channel, membership) as channel,
         OpenAICompatible(settings.llm) as llm,
         Reporter(channel, registry=registry) as reporter,
         Slots(settings.max_concurrent, registry=registry) as slots,
@@ -46,6 +49,7 @@ async def main(settings: WorkerSettings) -> None:
             [Service(_SERVICE, register)],
             readiness=servicer.readiness,
             registry=registry,
+            membership=membership,
             hand_over=slots.hand_over,
         )
 

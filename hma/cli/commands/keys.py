@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -133,9 +134,13 @@ def _created_directly(
     # Not what every command should have to load, or to have installed.
     from hma.rpc.direct import create_key_directly
     from hma.rpc.internal_keys import read_internal_keys
+    from hma.rpc.tls import TlsSettings
     from hma.rpc.tokens import TokenKeys
+    from hma.settings import load
 
-    return create_key_directly(address, TokenKeys(read_internal_keys(file)), request)
+    return create_key_directly(
+        address, TokenKeys(read_internal_keys(file)), request, tls=load(TlsSettings, os.environ)
+    )
 
 
 @keys.command(

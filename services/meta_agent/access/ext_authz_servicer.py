@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import grpc
@@ -43,7 +43,7 @@ class ExtAuthzServicer:
         self,
         doorkeeper: Doorkeeper,
         signer: TokenKeys,
-        internal_keys: Sequence[bytes],
+        internal_keys: Callable[[], Sequence[bytes]],
         observer: AccessObserver,
     ) -> None:
         """Answers nothing yet.
@@ -51,12 +51,12 @@ class ExtAuthzServicer:
         Args:
             doorkeeper: Says who makes a request.
             signer: Signs identities.
-            internal_keys: What the gateway's credential may be made from.
+            internal_keys: What the gateway's credential may be made from now.
             observer: Told of refusals.
         """
         self._doorkeeper = doorkeeper
         self._signer = signer
-        self._internal_keys = tuple(internal_keys)
+        self._internal_keys = internal_keys
         self._observer = observer
 
     def register(self, server: grpc.aio.Server) -> None:
@@ -111,7 +111,7 @@ class ExtAuthzServicer:
     def _check_gateway(self, context: Context) -> None:
         shown = [v for name, v in context.invocation_metadata() or () if name == _CALLER]
         if len(shown) == 1 and isinstance(shown[0], str):
-            if is_gateway(shown[0], self._internal_keys):
+            if is_gateway(shown[0], self._internal_keys()):
                 return
             # As long as it is so, nobody gets in.
             _log.error("the gateway's credential is not made from HMA_INTERNAL_KEY_FILE")

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hma.rpc.internal_keys import read_internal_keys
+from hma.rpc.internal_keys import watch_internal_keys
 from hma.rpc.server import Service
 from hma.rpc.tokens import TokenKeys
 from services.meta_agent.access.claims import ClaimNames
@@ -55,14 +55,14 @@ async def open_access(
     if not settings.required:
         yield Access(AccessInterceptor(everybody(tenant), observer), [], [])
         return
-    internal = read_internal_keys(settings.internal_key_file)
-    tokens = TokenKeys(internal, lifetime=LIFETIME)
+    internal = watch_internal_keys(settings.internal_key_file)
+    tokens = TokenKeys(internal.current, lifetime=LIFETIME)
     uses = LastUse(store.keys.used)
     async with KeyCache(store.keys.read) as keys:
         store.notifications.on_key(keys.forget)
         names = ClaimNames(tenant=settings.jwt_tenant_claim, role=settings.jwt_role_claim)
         doorkeeper = Doorkeeper(keys, uses, store.clock, names)
-        servicer = ExtAuthzServicer(doorkeeper, tokens, internal, observer)
+        servicer = ExtAuthzServicer(doorkeeper, tokens, internal.current, observer)
         yield Access(
             AccessInterceptor(by_identity(tokens), observer, doorkeeper.recheck),
             [Service(SERVICE, servicer.register, described=False)],

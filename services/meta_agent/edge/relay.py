@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import grpc
 
 from hma.errors import Unavailable
-from hma.rpc.channel import ChannelSettings, open_channel
+from hma.rpc.channel import open_channel
 from hma.v1 import meta_agent_pb2, meta_agent_pb2_grpc
 from services.meta_agent.driving.progress import ProgressBoard
 from services.meta_agent.store.notify import Notifications
@@ -75,7 +75,7 @@ class Relays:
         driver_of: Callable[[str], Awaitable[DriverOf | None]],
         notifications: Notifications,
         board: ProgressBoard,
-        channels: ChannelSettings | None = None,
+        connect: Callable[[str], grpc.aio.Channel] = open_channel,
     ) -> None:
         """Nothing is asked for yet.
 
@@ -84,13 +84,13 @@ class Relays:
             driver_of: Says who drives a job.
             notifications: Tells of events, a new driver's among them.
             board: Where snapshots go.
-            channels: How other replicas are reached.
+            connect: Opens a channel to another replica.
         """
         self._replica_id = replica_id
         self._driver_of = driver_of
         self._notifications = notifications
         self._board = board
-        self._channels = channels
+        self._connect = connect
         self._relays: dict[str, _Relay] = {}
         self._peers: dict[str, _Peer] = {}
         self._ending: set[asyncio.Task[None]] = set()
@@ -195,7 +195,7 @@ class Relays:
         """A channel, one for all relays from that replica."""
         peer = self._peers.get(address)
         if peer is None:
-            peer = self._peers[address] = _Peer(open_channel(address, self._channels))
+            peer = self._peers[address] = _Peer(self._connect(address))
         peer.relays += 1
         try:
             yield peer.channel

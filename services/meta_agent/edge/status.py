@@ -179,6 +179,11 @@ async def _knock(peer: Peer) -> Check:
         call.cancel()
     if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
         return _absent(peer)
+    if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
+        return DOWN, (
+            f"{peer.service} at {peer.address} does not take this MetaAgent for one of its "
+            "installation: give both the same HMA_INTERNAL_KEY_FILE"
+        )
     if code == grpc.StatusCode.UNIMPLEMENTED:
         return DOWN, (
             f"something else than {peer.service} answers at {peer.address}: "

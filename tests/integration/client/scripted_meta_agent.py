@@ -285,9 +285,17 @@ class Servicer(meta_agent_pb2_grpc.MetaAgentServiceServicer):
 class ScriptedMetaAgent:
     """The server: a context manager with its loop in a thread of its own."""
 
-    def __init__(self, script: Sequence[Step] = (), *, speed: float = 20.0, port: int = 0) -> None:
+    def __init__(
+        self,
+        script: Sequence[Step] = (),
+        *,
+        speed: float = 20.0,
+        port: int = 0,
+        credentials: grpc.ServerCredentials | None = None,
+    ) -> None:
         self.servicer = Servicer(script or Team().steps(), speed)
         self.port = port
+        self._credentials = credentials
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
 
@@ -343,7 +351,10 @@ class ScriptedMetaAgent:
     async def _start(self) -> None:
         self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
         meta_agent_pb2_grpc.add_MetaAgentServiceServicer_to_server(self.servicer, self._server)
-        self.port = self._server.add_insecure_port(f"127.0.0.1:{self.port}")
+        if self._credentials is None:
+            self.port = self._server.add_insecure_port(self.address)
+        else:
+            self.port = self._server.add_secure_port(self.address, self._credentials)
         await self._server.start()
 
     def _run(self, work: Any) -> Any:

@@ -67,16 +67,37 @@ def behind_a_balancer(server: grpc.aio.Server) -> None:
     worker_pb2_grpc.add_WorkerServiceServicer_to_server(_Refusing(), server)
 
 
+class _Strict(worker_pb2_grpc.WorkerServiceServicer):
+    async def Execute(
+        self, request_iterator: object, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[worker_pb2.ExecuteResponse]:
+        await context.abort(grpc.StatusCode.UNAUTHENTICATED, "the token is not genuine")
+        yield worker_pb2.ExecuteResponse()
+
+
+def of_another_installation(server: grpc.aio.Server) -> None:
+    """Behind a balancer, too, and with another key."""
+    worker_pb2_grpc.add_WorkerServiceServicer_to_server(_Strict(), server)
+
+
 @pytest.mark.parametrize(
     ("register", "state", "says"),
     [
+        (of_another_installation, DOWN, "HMA_INTERNAL_KEY_FILE"),
         (None, DOWN, "HMA_WORKER_ADDRESS"),
         (healthy(health_pb2.HealthCheckResponse.SERVING), UP, "serves at"),
         (healthy(health_pb2.HealthCheckResponse.NOT_SERVING), STARTING, "not ready"),
         (behind_a_balancer, UP, "serves behind"),
         (something_else, DOWN, "something else"),
     ],
-    ids=["away", "serving", "not ready", "behind a balancer", "another service"],
+    ids=[
+        "another installation's",
+        "away",
+        "serving",
+        "not ready",
+        "behind a balancer",
+        "another service",
+    ],
 )
 async def test_a_role_is_shown_as_it_is(
     module_postgres_url: str,
