@@ -19,7 +19,9 @@ from hma.rpc.channel import open_channel
 from hma.rpc.server import Service, serve
 from hma.rpc.service import run_service
 from hma.telemetry.metrics import new_registry
-from hma.v1 import meta_agent_pb2_grpc
+from hma.v1 import meta_agent_pb2, meta_agent_pb2_grpc
+from services.meta_agent.access.audit_trail import AuditTrail
+from services.meta_agent.access.auditing import audited
 from services.meta_agent.deciding.rules import Rules
 from services.meta_agent.driving.breaker import BreakerRules
 from services.meta_agent.driving.capacity import Capacity
@@ -46,6 +48,7 @@ from services.meta_agent.settings import MetaAgentSettings
 from services.meta_agent.starting import open_on_database
 from services.meta_agent.store.ids import new_replica_id
 from services.meta_agent.store.store import Store, StoreOptions, open_store
+from services.meta_agent.upkeep.audit_expiry import AuditExpiry
 from services.meta_agent.upkeep.expiry import Expiry
 from services.meta_agent.upkeep.idle import IdleState
 
@@ -145,19 +148,31 @@ async def main(settings: MetaAgentSettings) -> None:
             route_states=lambda: route_watch.learned,
         )
         registry = new_registry()
+        trail = AuditTrail(store.audit, registry)
         stop = asyncio.Event()
         work = [
             drivers.run(),
             route_watch.run(),
             history.run(),
             expiry.run(),
+            trail.run(),
+            AuditExpiry(store.audit, age=settings.audit_retention).run(),
             idle.run(),
             _sample(drivers, registry),
         ]
         async with _in_background(work, stop):
             await serve(
                 settings.server,
-                services_of(settings, store, watches, status, rules, reader=reader, board=board),
+                services_of(
+                    settings,
+                    store,
+                    watches,
+                    status,
+                    rules,
+                    reader=reader,
+                    board=board,
+                    trail=trail,
+                ),
                 readiness=partial(_readiness, store),
                 registry=registry,
                 pages={"/fleet": page},
@@ -176,6 +191,7 @@ def services_of(
     *,
     reader: JobReader,
     board: ProgressBoard,
+    trail: AuditTrail,
 ) -> list[Service]:
     """The gRPC services of a MetaAgent over an open store."""
     public = MetaAgentServicer(
@@ -201,11 +217,14 @@ def services_of(
         tenant=settings.tenant,
         public_url=settings.public_url,
     )
+    described = meta_agent_pb2.DESCRIPTOR.services_by_name
+    recorded = audited(public, described["MetaAgentService"], trail, tenant=settings.tenant)
     internal = InternalServicer(store, rules, board)
     grpc = meta_agent_pb2_grpc
     return [
         Service(
-            "hma.v1.MetaAgentService", partial(grpc.add_MetaAgentServiceServicer_to_server, public)
+            "hma.v1.MetaAgentService",
+            partial(grpc.add_MetaAgentServiceServicer_to_server, recorded),
         ),
         Service(
             "hma.v1.InternalService", partial(grpc.add_InternalServiceServicer_to_server, internal)

@@ -189,7 +189,7 @@ class Validator:
             elif grouping in request.by[:index]:
                 faults.add(f"by[{index}]", "is named twice")
         times = [
-            _check_time(name, getattr(request, name), faults)
+            check_time(name, getattr(request, name), faults)
             for name in ("start_time", "end_time")
             if request.HasField(name)
         ]
@@ -296,7 +296,7 @@ def _check_request_id(request_id: str, faults: Violations) -> None:
         faults.add("request_id", "must not hold control characters")
 
 
-def _check_time(field: str, time: Timestamp, faults: Violations) -> bool:
+def check_time(field: str, time: Timestamp, faults: Violations) -> bool:
     """Whether it is a moment of the years 1970 to 9999, which a calendar can tell."""
     if 0 <= time.seconds < _YEAR_10000 and 0 <= time.nanos < 1_000_000_000:
         return True

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
 from services.meta_agent.store.appender import Appender, AppenderLimits
+from services.meta_agent.store.audit import AuditBook
 from services.meta_agent.store.beat import Beat, BeatTimes
 from services.meta_agent.store.claims import LEASE, Claims
 from services.meta_agent.store.clock import Clock
@@ -63,6 +64,7 @@ class Store:
         fleet: Counters summed over the fleet.
         usage: Sums of the ledger.
         retention: Deletes what is old.
+        audit: Who did what.
     """
 
     replica_id: str
@@ -78,6 +80,7 @@ class Store:
     fleet: FleetMetrics
     usage: UsageBook
     retention: Retention
+    audit: AuditBook
 
 
 @contextlib.asynccontextmanager
@@ -145,4 +148,5 @@ async def open_store(
             fleet=FleetMetrics(database, replica_id),
             usage=UsageBook(database),
             retention=Retention(database, notifications),
+            audit=AuditBook(database),
         )

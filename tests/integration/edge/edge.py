@@ -19,6 +19,7 @@ from hma.rpc.channel import open_channel
 from hma.rpc.server import bind
 from hma.v1 import attempt_pb2, common_pb2, job_pb2, meta_agent_pb2, meta_agent_pb2_grpc, task_pb2
 from services.meta_agent.__main__ import rules_of, services_of
+from services.meta_agent.access.audit_trail import AuditTrail
 from services.meta_agent.driving.progress import ProgressBoard
 from services.meta_agent.edge.limits import Limits
 from services.meta_agent.edge.reader import JobReader
@@ -55,6 +56,7 @@ class Edge:
     reader: JobReader
     models: ScriptedModels
     registry: CollectorRegistry
+    trail: AuditTrail
     port: int
     channel: grpc.aio.Channel
     api: meta_agent_pb2_grpc.MetaAgentServiceAsyncStub
@@ -196,7 +198,10 @@ async def running_edge(
         store.notifications.on_deleted(reader.forget)
         status = StatusBoard(store, peers, routes(), models)
         rules = rules_of(settings, routes())
-        services = services_of(settings, store, watches, status, rules, reader=reader, board=board)
+        trail = AuditTrail(store.audit, registry)
+        services = services_of(
+            settings, store, watches, status, rules, reader=reader, board=board, trail=trail
+        )
         server, health, port = bind(settings.server, services, registry)
         await server.start()
         await health.say(True)
@@ -210,6 +215,7 @@ async def running_edge(
                     reader=reader,
                     models=models,
                     registry=registry,
+                    trail=trail,
                     port=port,
                     channel=channel,
                     api=meta_agent_pb2_grpc.MetaAgentServiceStub(channel),
