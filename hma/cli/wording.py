@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from typing import Any, Protocol
 
 from google.protobuf.duration_pb2 import Duration
@@ -53,15 +55,34 @@ def percent(value: float) -> str:
     return f"{value:.0f} %"
 
 
+# What drives a terminal, or has a text look other than it is: controls (C0, C1, DEL),
+# directions and their overrides, invisible characters and tags, line separators, lone
+# surrogates. Zero-width joiners stay: scripts and emoji need them.
+_UNSEEN = re.compile(
+    "[\x00-\x09\x0b-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e"
+    "\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
+)
+# More marks upon one character than any language has would smear over other lines.
+_MOST_MARKS = 4
+_MARKS = re.compile(
+    f"([\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]"
+    f"{{{_MOST_MARKS}}})[\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff"
+    "\ufe20-\ufe2f]+"
+)
+
+
 def clean(text: str) -> str:
-    """`text` without control characters, so that a model cannot drive the terminal."""
-    return "".join(
-        char if char >= " " and not "\x7f" <= char <= "\x9f" else _REPLACED.get(char, "")
-        for char in text
-    )
+    """`text` as it can be shown: a model, or a document, cannot drive the terminal by it."""
+    return _MARKS.sub(r"\1", _UNSEEN.sub("", text.replace("\t", "    ")))
 
 
-_REPLACED = {"\n": "\n", "\t": "    "}
+def clean_json(line: str) -> str:
+    """JSON that means the same, with what `clean` takes away written as escapes."""
+    return _UNSEEN.sub(_escape, line)
+
+
+def _escape(match: re.Match[str]) -> str:
+    return json.dumps(match[0])[1:-1]
 
 
 def one_line(text: str, limit: int) -> str:
