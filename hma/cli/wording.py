@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Any, Protocol
 
 from google.protobuf.duration_pb2 import Duration
+
+from hma.text.unseen import UNSEEN
 
 
 class EnumNames(Protocol):
@@ -55,13 +56,6 @@ def percent(value: float) -> str:
     return f"{value:.0f} %"
 
 
-# What drives a terminal, or has a text look other than it is: controls (C0, C1, DEL),
-# directions and their overrides, invisible characters and tags, line separators, lone
-# surrogates. Zero-width joiners stay: scripts and emoji need them.
-_UNSEEN = re.compile(
-    "[\x00-\x09\x0b-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e"
-    "\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
-)
 # More marks upon one character than any language has would smear over other lines.
 _MOST_MARKS = 4
 _MARKS = re.compile(
@@ -73,16 +67,7 @@ _MARKS = re.compile(
 
 def clean(text: str) -> str:
     """`text` as it can be shown: a model, or a document, cannot drive the terminal by it."""
-    return _MARKS.sub(r"\1", _UNSEEN.sub("", text.replace("\t", "    ")))
-
-
-def clean_json(line: str) -> str:
-    """JSON that means the same, with what `clean` takes away written as escapes."""
-    return _UNSEEN.sub(_escape, line)
-
-
-def _escape(match: re.Match[str]) -> str:
-    return json.dumps(match[0])[1:-1]
+    return _MARKS.sub(r"\1", UNSEEN.sub("", text.replace("\t", "    ")))
 
 
 def one_line(text: str, limit: int) -> str:
