@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol
 
 from hma.errors import CallFailed
 from hma.llm.routes import Route
+from hma.text.inert import untemplated
 from hma.text.unseen import normalized
 from hma.v1 import common_pb2
 
@@ -116,15 +117,16 @@ class Prompt:
             raise ValueError("a prompt has a schema or tools, not both")
 
     def normalized(self) -> Prompt:
-        """The same prompt in Unicode's NFC.
+        """The same prompt in Unicode's NFC, with nothing of a chat template in its texts.
 
         Some tokenizers normalise first, and NFC can lengthen a text; so it is
-        done before counting, and what is counted is what is sent.
+        done before counting, and what is counted is what is sent. Every prompt passes
+        here, so no text can end the turn that it stands in.
         """
         messages = tuple(
             replace(
                 message,
-                content=normalized(message.content),
+                content=untemplated(normalized(message.content)),
                 tool_calls=tuple(
                     replace(call, arguments=normalized(call.arguments))
                     for call in message.tool_calls
