@@ -18,6 +18,7 @@ from hma.llm.servers import ModelServers
 from hma.rpc.channel import open_channel
 from hma.rpc.server import Service, serve
 from hma.rpc.service import run_service
+from hma.telemetry import logs
 from hma.telemetry.metrics import new_registry
 from hma.v1 import meta_agent_pb2, meta_agent_pb2_grpc
 from services.meta_agent.access.audit_trail import AuditTrail
@@ -59,6 +60,7 @@ async def main(settings: MetaAgentSettings) -> None:
     """Serves until told to stop."""
     settings.check()
     routes = load_routes(settings.llm, os.environ)
+    logs.hide(route.api_key for route in routes.values())
     url = settings.database_url.reveal()
     replica_id = new_replica_id(settings.replica_name or socket.gethostname())
     driven: list[Drivers] = []  # the drivers need the store that reports to them
