@@ -16,6 +16,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from hma.errors import NotFound
 from hma.rpc.validation import Violations, check
+from hma.text.unseen import UNSEEN
 from hma.v1 import job_pb2, meta_agent_pb2
 from services.meta_agent.edge import limits as bounds
 from services.meta_agent.edge.documents import check_documents, document_names
@@ -290,8 +291,8 @@ def _check_request_id(request_id: str, faults: Violations) -> None:
             "request_id",
             f"must have at most {bounds.MAX_REQUEST_ID_CHARS} characters, has {len(request_id):,}",
         )
-    elif not request_id.isprintable():
-        faults.add("request_id", "must not hold control or invisible characters")
+    elif "\n" in request_id or UNSEEN.search(request_id):
+        faults.add("request_id", "must not hold control characters, or ones that are not seen")
 
 
 def check_time(field: str, time: Timestamp, faults: Violations) -> bool:

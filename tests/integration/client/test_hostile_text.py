@@ -23,7 +23,8 @@ def spoil(message: Message) -> None:
     """Puts hostile text behind every text of `message` that is no name."""
     for field, value in message.ListFields():
         repeated = field.is_repeated
-        if field.type == FieldDescriptor.TYPE_MESSAGE and field.message_type.GetOptions().map_entry:
+        kind = field.message_type
+        if kind is not None and kind.GetOptions().map_entry:
             continue
         if field.type == FieldDescriptor.TYPE_MESSAGE:
             for each in value if repeated else [value]:

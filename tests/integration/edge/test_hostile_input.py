@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 import unicodedata
+from typing import Any
 
 import grpc
 import pytest
@@ -84,6 +85,16 @@ async def test_names_that_are_not_what_they_look_like_are_refused(edge: Edge, na
     assert "not seen" in await refusal(edge, spec)
 
 
+@pytest.mark.parametrize("request_id", ["a\u202eb", "a\nb", "a\u200bb", "a\x9bb"])
+async def test_a_request_id_that_is_not_what_it_looks_like_is_refused(
+    edge: Edge, request_id: str
+) -> None:
+    request = meta_agent_pb2.CreateJobRequest(job=edge.spec(), request_id=request_id)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await edge.api.CreateJob(request, timeout=10)
+    assert "request_id" in str(caught.value.details())
+
+
 async def test_an_output_schema_is_refused_when_its_pattern_is_no_regular_one(edge: Edge) -> None:
     spec = edge.spec()
     task = spec.plan.tasks.add(id="t1", instruction="Look.")
@@ -102,7 +113,7 @@ async def test_a_schema_that_is_nested_deep_is_refused(edge: Edge, opening: str)
 
 
 async def test_a_message_is_measured_as_it_is_when_unpacked(edge: Edge) -> None:
-    call = edge.channel.unary_unary(CreateJob)
+    call: Any = edge.channel.unary_unary(CreateJob)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         # 41 MiB of nothing, some 40 KiB on the wire.
         await call(bytes(41 << 20), compression=grpc.Compression.Gzip, timeout=30)
@@ -119,7 +130,7 @@ async def test_metadata_has_a_size(edge: Edge) -> None:
 
 async def test_bytes_that_are_nested_deep_are_no_message(edge: Edge) -> None:
     """A field that nobody knows may be a group within groups: parsers must not follow."""
-    call = edge.channel.unary_unary(CreateJob)
+    call: Any = edge.channel.unary_unary(CreateJob)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call(b"\xfb\x06" * 1_000_000, timeout=10)  # starts group 111, again and again
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT

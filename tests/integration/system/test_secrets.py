@@ -161,8 +161,9 @@ async def provoke(port: int, secret: Mapping[str, str]) -> list[str]:
             ("/hma.v1.MetaAgentService/CreateJob", b"\xff" * 100),
             (f"/hma.v1.MetaAgentService/{secret['webhook']}", b""),
         ):
+            call: Any = channel.unary_unary(path)
             with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await channel.unary_unary(path)(data, metadata=metadata, timeout=10)
+                await call(data, metadata=metadata, timeout=10)
             told.append(f"{caught.value.code()} {caught.value.details()}")
     return told
 
