@@ -59,6 +59,9 @@ READS = frozenset(
 REFUSALS = (Unauthenticated, PermissionDenied, NotFound, QuotaExceeded)
 """What counts as refused."""
 
+_NOBODY = "anonymous"
+"""Who calls when nobody is asked who calls (HMA_AUTH=none)."""
+
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -147,11 +150,11 @@ class _Recording:
     def _row(self, method: str, request: Message) -> AuditRow:
         caller = known_caller()
         if caller is None:
-            row = AuditRow(tenant=self._tenant, subject="anonymous", method=method)
+            row = AuditRow(tenant=self._tenant, subject=_NOBODY, method=method)
         else:
             row = AuditRow(
                 tenant=caller.tenant,
-                subject=caller.subject,
+                subject=caller.subject or _NOBODY,
                 method=method,
                 address=caller.address,
                 request_id=caller.request_id,
