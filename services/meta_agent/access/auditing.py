@@ -60,7 +60,7 @@ REFUSALS = (Unauthenticated, PermissionDenied, NotFound, QuotaExceeded)
 """What counts as refused."""
 
 _NOBODY = "anonymous"
-"""Who calls when nobody is asked who calls (HMA_AUTH=none)."""
+"""Who calls when nobody is asked who they are."""
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
