@@ -22,6 +22,9 @@ _.daemon_threads
 _.server_bind
 _.server_name
 
+# Of re2.Options, read by the library.
+_.log_errors
+
 # The bound on the cache that its tests prove.
 _.kept_bytes
 

@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "grant": ("hma.cli.commands.jobs", "grant"),
     "delete": ("hma.cli.commands.jobs", "delete"),
     "usage": ("hma.cli.commands.usage", "usage"),
+    "audit": ("hma.cli.commands.audit", "audit"),
     "reconcile": ("hma.cli.commands.reconcile", "reconcile_command"),
     "keys": ("hma.cli.commands.keys", "keys"),
     "status": ("hma.cli.commands.system", "status"),

@@ -7,7 +7,9 @@ from typing import Any
 
 import click
 
+from hma.cli.wording import clean
 from hma.errors import HmaError, InvalidRequest, RetryableError
+from hma.text.unseen import escaped
 from hma.v1 import job_pb2
 
 COMPLETE = 0
@@ -46,9 +48,9 @@ def examples(*lines: str) -> str:
 def complain(error: HmaError, *, as_json: bool) -> None:
     """Prints `error` to stderr: a line of text, or of JSON."""
     if as_json:
-        click.echo(json.dumps(as_dict(error), ensure_ascii=False), err=True)
+        click.echo(escaped(json.dumps(as_dict(error), ensure_ascii=False)), err=True)
     else:
-        click.echo(f"hma: {_sentence(error)}", err=True)
+        click.echo(f"hma: {clean(_sentence(error))}", err=True)
 
 
 def as_dict(error: HmaError) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from rich.console import Console, RenderableType
 
+from hma.text.unseen import escaped
+
 _PLAIN_WIDTH = 120
 
 
@@ -38,4 +40,4 @@ def json_line(message: Message, wrap: str | None = None) -> None:
     body = MessageToDict(
         message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
     )
-    click.echo(json.dumps({wrap: body} if wrap else body, ensure_ascii=False))
+    click.echo(escaped(json.dumps({wrap: body} if wrap else body, ensure_ascii=False)))

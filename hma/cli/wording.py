@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Protocol
 
 from google.protobuf.duration_pb2 import Duration
+
+from hma.text.unseen import UNSEEN
 
 
 class EnumNames(Protocol):
@@ -53,15 +56,18 @@ def percent(value: float) -> str:
     return f"{value:.0f} %"
 
 
+# More marks upon one character than any language has would smear over other lines.
+_MOST_MARKS = 4
+_MARKS = re.compile(
+    f"([\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]"
+    f"{{{_MOST_MARKS}}})[\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff"
+    "\ufe20-\ufe2f]+"
+)
+
+
 def clean(text: str) -> str:
-    """`text` without control characters, so that a model cannot drive the terminal."""
-    return "".join(
-        char if char >= " " and not "\x7f" <= char <= "\x9f" else _REPLACED.get(char, "")
-        for char in text
-    )
-
-
-_REPLACED = {"\n": "\n", "\t": "    "}
+    """`text` as it can be shown: a model, or a document, cannot drive the terminal by it."""
+    return _MARKS.sub(r"\1", UNSEEN.sub("", text.replace("\t", "    ")))
 
 
 def one_line(text: str, limit: int) -> str:

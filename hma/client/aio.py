@@ -19,10 +19,18 @@ from hma.client.credentials import with_credentials
 from hma.client.keys import AsyncKeys
 from hma.client.periods import MomentLike, UsageBy, get_usage
 from hma.client.requests import DurationLike, JobOptions
+from hma.client.trail import audit_question
 from hma.client.trust import channel_credentials
 from hma.client.watching import PAUSE, WAIT_SLICE, Cursor, patience
 from hma.errors import DeadlinePassed, HmaError, NotFound, Unavailable
-from hma.v1 import explanation_pb2, job_pb2, meta_agent_pb2, meta_agent_pb2_grpc
+from hma.v1 import (
+    admin_pb2,
+    admin_pb2_grpc,
+    explanation_pb2,
+    job_pb2,
+    meta_agent_pb2,
+    meta_agent_pb2_grpc,
+)
 
 T = TypeVar("T", bound=Message)
 
@@ -73,6 +81,7 @@ class AsyncClient:
             self._channel = grpc.aio.insecure_channel(self._server.target, options=OPTIONS)
         self._stub = meta_agent_pb2_grpc.MetaAgentServiceStub(self._channel)
         self.keys = AsyncKeys(self._channel, self._call)
+        self._admin = admin_pb2_grpc.AdminServiceStub(self._channel)
 
     async def __aenter__(self) -> Self:
         return self
@@ -325,6 +334,40 @@ class AsyncClient:
             whole.rows.extend(page.rows)
         whole.next_page_token = ""
         return whole
+
+    async def audit(
+        self,
+        *,
+        tenant: str = "",
+        job_id: str = "",
+        refused: bool = False,
+        since: MomentLike | None = None,
+        limit: int | None = None,
+    ) -> AsyncIterator[admin_pb2.AuditEntry]:
+        """Who did what, the latest first; pages come as needed.
+
+        Args:
+            tenant: Whose trail; the caller's when empty; "*" for all (OPERATOR).
+            job_id: Only what was done to this job.
+            refused: Only what was refused or failed.
+            since: From then on: a time, a day (UTC), or how long ago ("7d").
+            limit: At most this many; None: all there are.
+
+        Raises:
+            PermissionDenied: The key's role is too low for this trail.
+        """
+        request = audit_question(
+            tenant=tenant, job_id=job_id, refused=refused, since=since, limit=limit
+        )
+        left = limit
+        while left is None or left > 0:
+            page = await self._call(self._admin.ListAuditEntries, request)
+            for entry in page.entries[:left]:
+                yield entry
+            left = None if left is None else left - len(page.entries)
+            request.page_token = page.next_page_token
+            if not request.page_token:
+                return
 
     async def status(self) -> meta_agent_pb2.SystemStatus:
         """What is up, what is not, and what to do about it."""

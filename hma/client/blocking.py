@@ -17,10 +17,18 @@ from hma.client.credentials import with_credentials
 from hma.client.keys import Keys
 from hma.client.periods import MomentLike, UsageBy, get_usage
 from hma.client.requests import DurationLike, JobOptions
+from hma.client.trail import audit_question
 from hma.client.trust import channel_credentials
 from hma.client.watching import PAUSE, WAIT_SLICE, Cursor, patience
 from hma.errors import DeadlinePassed, HmaError, NotFound, Unavailable
-from hma.v1 import explanation_pb2, job_pb2, meta_agent_pb2, meta_agent_pb2_grpc
+from hma.v1 import (
+    admin_pb2,
+    admin_pb2_grpc,
+    explanation_pb2,
+    job_pb2,
+    meta_agent_pb2,
+    meta_agent_pb2_grpc,
+)
 
 T = TypeVar("T", bound=Message)
 
@@ -72,6 +80,7 @@ class Client:
             self._channel = grpc.insecure_channel(self._server.target, options=OPTIONS)
         self._stub = meta_agent_pb2_grpc.MetaAgentServiceStub(self._channel)
         self.keys = Keys(self._channel, self._call)
+        self._admin = admin_pb2_grpc.AdminServiceStub(self._channel)
 
     def __enter__(self) -> Self:
         return self
@@ -323,6 +332,39 @@ class Client:
             whole.rows.extend(page.rows)
         whole.next_page_token = ""
         return whole
+
+    def audit(
+        self,
+        *,
+        tenant: str = "",
+        job_id: str = "",
+        refused: bool = False,
+        since: MomentLike | None = None,
+        limit: int | None = None,
+    ) -> Iterator[admin_pb2.AuditEntry]:
+        """Who did what, the latest first; pages come as needed.
+
+        Args:
+            tenant: Whose trail; the caller's when empty; "*" for all (OPERATOR).
+            job_id: Only what was done to this job.
+            refused: Only what was refused or failed.
+            since: From then on: a time, a day (UTC), or how long ago ("7d").
+            limit: At most this many; None: all there are.
+
+        Raises:
+            PermissionDenied: The key's role is too low for this trail.
+        """
+        request = audit_question(
+            tenant=tenant, job_id=job_id, refused=refused, since=since, limit=limit
+        )
+        left = limit
+        while left is None or left > 0:
+            page = self._call(self._admin.ListAuditEntries, request)
+            yield from page.entries[:left]
+            left = None if left is None else left - len(page.entries)
+            request.page_token = page.next_page_token
+            if not request.page_token:
+                return
 
     def status(self) -> meta_agent_pb2.SystemStatus:
         """What is up, what is not, and what to do about it."""

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import json
-import unicodedata
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
@@ -15,6 +14,8 @@ from typing import Any, Literal, Protocol
 
 from hma.errors import CallFailed
 from hma.llm.routes import Route
+from hma.text.inert import untemplated
+from hma.text.unseen import normalized
 from hma.v1 import common_pb2
 
 
@@ -116,17 +117,19 @@ class Prompt:
             raise ValueError("a prompt has a schema or tools, not both")
 
     def normalized(self) -> Prompt:
-        """The same prompt in Unicode's NFC.
+        """The same prompt in Unicode's NFC, with nothing of a chat template in its texts.
 
         Some tokenizers normalise first, and NFC can lengthen a text; so it is
-        done before counting, and what is counted is what is sent.
+        done before counting, and what is counted is what is sent. Every prompt passes
+        here, so no text can end the turn that it stands in.
         """
         messages = tuple(
             replace(
                 message,
-                content=_nfc(message.content),
+                content=untemplated(normalized(message.content)),
                 tool_calls=tuple(
-                    replace(call, arguments=_nfc(call.arguments)) for call in message.tool_calls
+                    replace(call, arguments=normalized(call.arguments))
+                    for call in message.tool_calls
                 ),
             )
             for message in self.messages
@@ -134,16 +137,12 @@ class Prompt:
         tools = tuple(
             ToolSpec(
                 tool.name,
-                _nfc(tool.description),
-                json.loads(_nfc(json.dumps(tool.parameters, ensure_ascii=False))),
+                normalized(tool.description),
+                json.loads(normalized(json.dumps(tool.parameters, ensure_ascii=False))),
             )
             for tool in self.tools
         )
         return replace(self, messages=messages, tools=tools)
-
-
-def _nfc(text: str) -> str:
-    return unicodedata.normalize("NFC", text)
 
 
 @dataclass(frozen=True, slots=True)

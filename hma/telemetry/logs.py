@@ -12,14 +12,17 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from hma.settings import Secret, one_of, setting
+from hma.telemetry.credentials import without_credentials
+from hma.text.unseen import escaped
 
 _BOUND: ContextVar[Mapping[str, object]] = ContextVar("hma_log_fields")
 _OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -63,6 +66,53 @@ _CHATTY = ("httpx2", "httpcore2", "openai")
 """Libraries that log every request."""
 
 
+class Masks:
+    """Texts that are replaced by "***", besides whatever has the shape of a credential.
+
+    Args:
+        hide: The texts; of a URL its password, too.
+    """
+
+    def __init__(self, hide: Sequence[Secret] = ()) -> None:
+        self._texts: tuple[str, ...] = ()
+        self.add(hide)
+
+    def add(self, hide: Iterable[Secret]) -> None:
+        """Hides more."""
+        found = {form for secret in hide for text in _parts(secret) for form in _forms(text)}
+        # The longest first: a password within a URL must not keep the URL from being found.
+        self._texts = tuple(sorted({*self._texts, *found}, key=len, reverse=True))
+
+    def masked(self, line: str) -> str:
+        """`line` without any of them."""
+        for text in self._texts:
+            line = line.replace(text, "***")
+        return without_credentials(line)
+
+
+def _parts(secret: Secret) -> Iterator[str]:
+    """The whole, and the password of a URL; very short ones would mask half of every line."""
+    texts = [secret.reveal()]
+    with suppress(ValueError):
+        password = urlsplit(texts[0]).password or ""
+        texts += [password, unquote(password)]
+    return (text for text in texts if len(text) >= _SHORTEST_SECRET)
+
+
+def _forms(text: str) -> Iterator[str]:
+    """As it is, and as it is written inside a JSON string."""
+    yield text
+    yield json.dumps(text, ensure_ascii=False)[1:-1]
+
+
+def hide(secrets: Iterable[Secret]) -> None:
+    """Hides what is known only after the logs were configured, such as keys of routes."""
+    found = list(secrets)
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler.formatter, JsonFormatter | TextFormatter):
+            handler.formatter.masks.add(found)
+
+
 class JsonFormatter(logging.Formatter):
     """One JSON object per line.
 
@@ -74,9 +124,7 @@ class JsonFormatter(logging.Formatter):
     def __init__(self, service: str, hide: Sequence[Secret] = ()) -> None:
         super().__init__()
         self._service = service
-        masks = _masks(hide)
-        # As it is written inside a JSON string, and as it is.
-        self._hide = (*(json.dumps(text, ensure_ascii=False)[1:-1] for text in masks), *masks)
+        self.masks = Masks(hide)
 
     def format(self, record: logging.LogRecord) -> str:
         """The line, without its end."""
@@ -91,7 +139,8 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info and record.exc_info[0] is not None:
             entry["exception"] = self.formatException(record.exc_info)
         line = json.dumps(_plain(entry), ensure_ascii=False, default=str)
-        return _masked(line, self._hide)
+        # What JSON leaves as it is could still have the line look other than it is.
+        return escaped(self.masks.masked(line))
 
 
 class TextFormatter(logging.Formatter):
@@ -100,16 +149,19 @@ class TextFormatter(logging.Formatter):
     def __init__(self, service: str, hide: Sequence[Secret] = ()) -> None:
         super().__init__()
         self._service = service
-        self._hide = _masks(hide)
+        self.masks = Masks(hide)
 
     def format(self, record: logging.LogRecord) -> str:
         """The line, and the traceback below it."""
         fields = " ".join(f"{key}={_plain(value)}" for key, value in _fields(record).items())
         line = f"{_time(record)} {record.levelname:<7} {self._service} {record.name}: "
         line += record.getMessage() + (f"  {fields}" if fields else "")
+        # One line, whatever is in it: nobody writes another's line into the log.
+        line = escaped(line)
         if record.exc_info and record.exc_info[0] is not None:
-            line += "\n" + self.formatException(record.exc_info)
-        return _masked(line, self._hide)
+            trace = self.formatException(record.exc_info).splitlines()
+            line += "".join(f"\n  {escaped(each)}" for each in trace)
+        return self.masks.masked(line)
 
 
 def configure(
@@ -140,17 +192,6 @@ def _plain(value: object) -> object:
     if isinstance(value, list | tuple | set | frozenset):
         return [_plain(inner) for inner in value]
     return value
-
-
-def _masks(hide: Sequence[Secret]) -> tuple[str, ...]:
-    # A very short text would mask half of every line.
-    return tuple(text for secret in hide if len(text := secret.reveal()) >= _SHORTEST_SECRET)
-
-
-def _masked(line: str, masks: Sequence[str]) -> str:
-    for mask in masks:
-        line = line.replace(mask, "***")
-    return line
 
 
 def _time(record: logging.LogRecord) -> str:

@@ -593,6 +593,7 @@ class AuditEntry(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     CODE_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
     entry_id: _builtins.int
     """Its number: later entries have higher ones."""
     tenant: _builtins.str
@@ -613,6 +614,8 @@ class AuditEntry(_message.Message):
     """The gRPC code it ended with, such as "OK"."""
     reason: _builtins.str
     """ErrorInfo's reason when it was refused."""
+    count: _builtins.int
+    """How many there were: refusals alike within a second are one entry. 1 for what was done."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
         """When, by database time."""
@@ -630,10 +633,11 @@ class AuditEntry(_message.Message):
         request_id: _builtins.str = ...,
         code: _builtins.str = ...,
         reason: _builtins.str = ...,
+        count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "code", b"code", "entry_id", b"entry_id", "method", b"method", "reason", b"reason", "request_id", b"request_id", "resource", b"resource", "subject", b"subject", "tenant", b"tenant", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "code", b"code", "count", b"count", "entry_id", b"entry_id", "method", b"method", "reason", b"reason", "request_id", b"request_id", "resource", b"resource", "subject", b"subject", "tenant", b"tenant", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -14,6 +14,7 @@ from hma.rpc.reporter import Reporter
 from hma.rpc.server import Service, serve
 from hma.rpc.service import run_service
 from hma.rpc.slots import Slots
+from hma.telemetry import logs
 from hma.telemetry.metrics import new_registry
 from hma.v1 import analyst_pb2, analyst_pb2_grpc
 from services.analyst.servicer import AnalystServicer
@@ -26,6 +27,7 @@ async def main(settings: AnalystSettings) -> None:
     """Serves until told to stop."""
     routes = load_routes(settings.llm, os.environ)
     membership = Membership.of(ANALYST, settings.access, settings.tls, settings.server.host)
+    logs.hide(route.api_key for route in routes.values())
     registry = new_registry()
     async with (
         open_channel(settings.meta_agent_address, settings.channel, membership) as channel,

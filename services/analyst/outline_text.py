@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from hma.text.inert import unmarked
 from hma.v1 import task_pb2
 from services.analyst.wording import line
 
@@ -29,7 +30,8 @@ class OutlineText:
 def outline_text(documents: tuple[task_pb2.DocumentRef, ...]) -> OutlineText:
     """Shows all documents up to `MAX_DOCUMENTS`, and sections while there is room.
 
-    Names and headings come from strangers: they are cut to a line each.
+    Names and headings come from strangers: they are cut to a line each, and stand in
+    quotes that they cannot close.
     """
     shown = documents[:MAX_DOCUMENTS]
     # Each document gets the same share, so that a long first one hides no other.
@@ -37,13 +39,13 @@ def outline_text(documents: tuple[task_pb2.DocumentRef, ...]) -> OutlineText:
     rows: list[str] = []
     ids: list[str] = []
     for document in shown:
-        name = line(document.name, _MAX_NAME) or "(no name)"
+        name = unmarked(line(document.name, _MAX_NAME)) or "(no name)"
         rows.append(f"{document.document_id} {name!r} ~{document.approximate_tokens} tokens")
         ids.append(document.document_id)
         if len(document.sections) < 2:
             continue
         for section in document.sections[:share]:
-            heading = line(section.heading, _MAX_HEADING)
+            heading = unmarked(line(section.heading, _MAX_HEADING))
             words = repr(heading) if heading else "(no heading)"
             rows.append(f"  {section.section_id} {words} ~{section.approximate_tokens}")
             ids.append(section.section_id)

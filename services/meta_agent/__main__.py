@@ -20,12 +20,14 @@ from hma.rpc.channel import open_channel
 from hma.rpc.membership import Membership
 from hma.rpc.server import Service, serve
 from hma.rpc.service import run_service
+from hma.telemetry import logs
 from hma.telemetry.metrics import new_registry
-from hma.v1 import admin_pb2_grpc, meta_agent_pb2_grpc
+from hma.v1 import admin_pb2, admin_pb2_grpc, meta_agent_pb2, meta_agent_pb2_grpc
 from services.meta_agent.access.admin_servicer import AdminServicer
-from services.meta_agent.access.observing import LoggedAccess
+from services.meta_agent.access.audit_trail import AuditTrail
+from services.meta_agent.access.auditing import audited
 from services.meta_agent.access.opening import open_access
-from services.meta_agent.access.parts_to_come import AuditToCome, QuotasToCome
+from services.meta_agent.access.parts_to_come import QuotasToCome
 from services.meta_agent.deciding.rules import Rules
 from services.meta_agent.driving.breaker import BreakerRules
 from services.meta_agent.driving.capacity import Capacity
@@ -37,6 +39,7 @@ from services.meta_agent.driving.route_gates import GateRules
 from services.meta_agent.driving.route_watch import RouteWatch
 from services.meta_agent.driving.streams import Services
 from services.meta_agent.edge.admission import Admission
+from services.meta_agent.edge.auditing import AuditReading
 from services.meta_agent.edge.door import Door
 from services.meta_agent.edge.internal_servicer import InternalServicer
 from services.meta_agent.edge.reader import JobReader
@@ -52,6 +55,7 @@ from services.meta_agent.settings import MetaAgentSettings
 from services.meta_agent.starting import open_on_database
 from services.meta_agent.store.ids import new_replica_id
 from services.meta_agent.store.store import Store, StoreOptions, open_store
+from services.meta_agent.upkeep.audit_expiry import AuditExpiry
 from services.meta_agent.upkeep.expiry import Expiry
 from services.meta_agent.upkeep.idle import IdleState
 
@@ -63,6 +67,7 @@ async def main(settings: MetaAgentSettings) -> None:
     settings.check()
     membership = Membership.of(META_AGENT, settings.access, settings.tls, settings.server.host)
     routes = load_routes(settings.llm, os.environ)
+    logs.hide(route.api_key for route in routes.values())
     url = settings.database_url.reveal()
     replica_id = new_replica_id(settings.replica_name or socket.gethostname())
     driven: list[Drivers] = []  # the drivers need the store that reports to them
@@ -119,8 +124,10 @@ async def main(settings: MetaAgentSettings) -> None:
             max_failed_claims=settings.max_failed_claims,
         )
         driven.append(drivers)
+        registry = new_registry()
+        trail = AuditTrail(store.audit, registry)
         access = await stack.enter_async_context(
-            open_access(settings.access, store, LoggedAccess(), tenant=settings.tenant)
+            open_access(settings.access, store, trail, tenant=settings.tenant)
         )
         relays = await stack.enter_async_context(
             Relays(
@@ -155,18 +162,21 @@ async def main(settings: MetaAgentSettings) -> None:
             ready_tasks=lambda: drivers.ready_tasks,
             route_states=lambda: route_watch.learned,
         )
-        registry = new_registry()
         stop = asyncio.Event()
         work = [
             drivers.run(),
             route_watch.run(),
             history.run(),
             expiry.run(),
+            trail.run(),
+            AuditExpiry(store.audit, age=settings.audit_retention).run(),
             idle.run(),
             _sample(drivers, watches, relays, registry),
             *(run() for run in access.work),
         ]
-        services = services_of(settings, store, watches, status, rules, reader=reader, board=board)
+        services = services_of(
+            settings, store, watches, status, rules, reader=reader, board=board, trail=trail
+        )
         async with _in_background(work, stop):
             await serve(
                 settings.server,
@@ -191,6 +201,7 @@ def services_of(
     *,
     reader: JobReader,
     board: ProgressBoard,
+    trail: AuditTrail,
 ) -> list[Service]:
     """The gRPC services of a MetaAgent over an open store."""
     public = MetaAgentServicer(
@@ -217,18 +228,29 @@ def services_of(
         public_url=settings.public_url,
     )
     internal = InternalServicer(store, rules, board)
-    admin = AdminServicer(store.keys, store.clock, quotas=QuotasToCome(), audit=AuditToCome())
+    admin = AdminServicer(
+        store.keys, store.clock, quotas=QuotasToCome(), audit=AuditReading(store.audit)
+    )
+    jobs_of = meta_agent_pb2.DESCRIPTOR.services_by_name["MetaAgentService"]
+    keys_of = admin_pb2.DESCRIPTOR.services_by_name["AdminService"]
     grpc = meta_agent_pb2_grpc
     return [
         Service(
-            "hma.v1.MetaAgentService", partial(grpc.add_MetaAgentServiceServicer_to_server, public)
+            "hma.v1.MetaAgentService",
+            partial(
+                grpc.add_MetaAgentServiceServicer_to_server,
+                audited(public, jobs_of, trail, tenant=settings.tenant),
+            ),
         ),
         Service(
             "hma.v1.InternalService", partial(grpc.add_InternalServiceServicer_to_server, internal)
         ),
         Service(
             "hma.v1.AdminService",
-            partial(admin_pb2_grpc.add_AdminServiceServicer_to_server, admin),
+            partial(
+                admin_pb2_grpc.add_AdminServiceServicer_to_server,
+                audited(admin, keys_of, trail, tenant=settings.tenant),
+            ),
         ),
     ]
 

@@ -65,6 +65,10 @@ def _is_share(value: float) -> str | None:
     return None if 0 <= value <= 1 else f"expected 0 to 1, got {value}"
 
 
+def _is_audit_retention(value: float) -> str | None:
+    return None if value == 0 or value >= 86_400 else f"expected 0 or a day and more, got {value}"
+
+
 def _is_tenant(value: str) -> str | None:
     return None if is_tenant(value) else f"expected {NAME_RULE}, got {value!r}"
 
@@ -237,6 +241,12 @@ class MetaAgentSettings:
         100,
         "Most jobs that expire in one transaction",
         check=at_least(1),
+    )
+    audit_retention: Seconds = setting(
+        "HMA_AUDIT_RETENTION",
+        Seconds(0),
+        "How long an entry of the audit trail is kept, a day at least; 0: for ever",
+        check=_is_audit_retention,
     )
     idle_state: Seconds = setting(
         "HMA_IDLE_STATE",

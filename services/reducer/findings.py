@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 
 from hma.text.splitting import split_to_fit
@@ -38,23 +38,40 @@ class Finding:
 def findings_of(merged: Merged, places: Places) -> list[Finding]:
     """All that has been answered, in order."""
     found = []
+    ids = {entry.item.item_id for entry in merged.entries} | {p.task.id for p in merged.parts}
     for entry in merged.entries:
         answer = entry.answer
         if answer is None:
             continue
         mark = " (extract)" if answer.origin == common_pb2.ORIGIN_EXTRACT else ""
-        lines = [f"[{entry.item.item_id}]{mark} {entry.item.text}", f"Answer: {answer.answer}"]
+        lines = [
+            f"[{entry.item.item_id}]{mark} {entry.item.text}",
+            f"Answer: {_uncited(answer.answer, ids)}",
+        ]
         if answer.evidence and answer.evidence != answer.answer:
             where = places.label(answer.section_id)
-            lines.append(f"Source: {answer.evidence}" + (f" ({where})" if where else ""))
+            lines.append(
+                f"Source: {_uncited(answer.evidence, ids)}" + (f" ({where})" if where else "")
+            )
         found.append(Finding((entry.item.item_id,), "\n".join(lines)))
     for part in merged.parts:
         if not part.folded and not part.empty:
             extract = any(a.origin == common_pb2.ORIGIN_EXTRACT for a in part.answers)
             mark = " (extract)" if extract else ""
             head = f"[{part.task.id}]{mark} {part.task.title}"
-            found.append(Finding((part.task.id,), f"{head}\n{part_text(part)}"))
+            found.append(Finding((part.task.id,), f"{head}\n{_uncited(part_text(part), ids)}"))
     return found
+
+
+def _uncited(text: str, ids: Container[str]) -> str:
+    """`text` that does not stand under the id of a finding, its own or another's."""
+    return _CITATION.sub(
+        lambda match: f"({match[1]})" if any(n in ids for n in _names(match[1])) else match[0], text
+    )
+
+
+def _names(citation: str) -> list[str]:
+    return [name.strip() for name in re.split(r"[,;]", citation)]
 
 
 def group(findings: Sequence[Finding], limit: int) -> list[list[Finding]]:
@@ -79,5 +96,5 @@ def group(findings: Sequence[Finding], limit: int) -> list[list[Finding]]:
 
 def cited(text: str, ids: Iterable[str]) -> set[str]:
     """Which of `ids` a text names in brackets."""
-    named = {name.strip() for match in _CITATION.findall(text) for name in re.split(r"[,;]", match)}
+    named = {name for match in _CITATION.findall(text) for name in _names(match)}
     return named & set(ids)

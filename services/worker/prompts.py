@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hma.llm.base import Message
+from hma.text.inert import unmarked
 from hma.text.tokens import approximate_tokens
 from hma.v1 import common_pb2, task_pb2, worker_pb2
 from services.worker.reading import Excerpt
@@ -59,7 +60,6 @@ _KINDS: Mapping[int, str] = {
         "Write the text that each item asks for. The answer is the finished text itself."
     ),
 }
-_MARK = re.compile(r"<(?=/?\s*(?:source|result|finding)\b)", re.IGNORECASE)
 _LINE_BREAKS = re.compile(r"\s+")
 
 
@@ -147,7 +147,7 @@ def _sources(excerpts: Sequence[Excerpt]) -> str:
     return "\n".join(
         f'<source id="{excerpt.section_id}" name="{_attribute(excerpt.name)}"'
         + (f' heading="{_attribute(excerpt.heading)}"' if excerpt.heading else "")
-        + f">\n{_unmarked(excerpt.text)}\n</source>"
+        + f">\n{unmarked(excerpt.text)}\n</source>"
         for excerpt in excerpts
     )
 
@@ -155,7 +155,7 @@ def _sources(excerpts: Sequence[Excerpt]) -> str:
 def _results(dependencies: Sequence[worker_pb2.DependencyResult]) -> str:
     return "\n".join(
         f'<result task="{_attribute(dependency.title or dependency.task_id)}">\n'
-        f"{_unmarked(result_text(dependency))}\n</result>"
+        f"{unmarked(result_text(dependency))}\n</result>"
         for dependency in dependencies
     )
 
@@ -176,7 +176,7 @@ def result_text(dependency: worker_pb2.DependencyResult) -> str:
 
 def _findings(material: Material) -> str:
     return "\n".join(
-        f"<finding>\n{_unmarked(call)}\n{_unmarked(result)}\n</finding>"
+        f"<finding>\n{unmarked(call)}\n{unmarked(result)}\n</finding>"
         for call, result in material.findings
     )
 
@@ -185,18 +185,17 @@ def _instruction(task: task_pb2.Task, items: Sequence[task_pb2.Item]) -> str:
     role = f"You work as: {_line(task.role)}. " if task.role else ""
     kind = _KINDS.get(task.kind, _KINDS[common_pb2.TASK_KIND_ANSWER])
     # A task without items of its own has its instruction as the only item.
-    said = "" if [item.text for item in items] == [task.instruction] else task.instruction.strip()
+    said = (
+        ""
+        if [item.text for item in items] == [task.instruction]
+        else unmarked(task.instruction.strip())
+    )
     return f"Task: {role}{kind}" + (f"\n{said}" if said else "")
 
 
 def _line(text: str) -> str:
-    return _LINE_BREAKS.sub(" ", text).strip()
+    return unmarked(_LINE_BREAKS.sub(" ", text).strip())
 
 
 def _attribute(text: str) -> str:
     return _line(text).replace('"', "'").replace("<", "(").replace(">", ")")
-
-
-def _unmarked(text: str) -> str:
-    """`text` that cannot close the mark it stands in."""
-    return _MARK.sub("< ", text)

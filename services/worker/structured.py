@@ -10,9 +10,9 @@ from typing import Any
 
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError, ValidationError
-from referencing.exceptions import Unresolvable
 
 from services.worker.recover import Condition, Recovered, clean, recover
+from services.worker.schema_check import CannotApply, schema_faults
 
 _MAX_DEPTH = 32
 _MAX_PATH = 100
@@ -114,10 +114,10 @@ def read_output(text: str, schema: Mapping[str, Any]) -> Output:
     except OverflowError:
         return Output(None, ("a number in the output is too large",), found.condition)
     try:
-        errors = Draft202012Validator(schema).iter_errors(value)
-        faults = tuple(dict.fromkeys(_fault(error) for error in errors))
-    except (RecursionError, Unresolvable):
+        errors = schema_faults(value, schema)
+    except CannotApply:
         return Output(value, ("its schema cannot be applied",), found.condition)
+    faults = tuple(dict.fromkeys(_fault(error) for error in errors))
     if found.condition is Condition.TRUNCATED:
         # What has closed may satisfy the schema and still be half of a list.
         faults = ("it was cut off before its end", *faults)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Protocol
-
-_log = logging.getLogger(__name__)
 
 
 class AccessObserver(Protocol):
@@ -34,32 +31,3 @@ class AccessObserver(Protocol):
             code: The gRPC code, such as "UNAUTHENTICATED".
         """
         ...
-
-
-class LoggedAccess:
-    """Says refusals in the log, without a credential."""
-
-    def denied(
-        self,
-        *,
-        subject: str,
-        tenant: str,
-        method: str,
-        address: str,
-        request_id: str,
-        reason: str,
-        code: str,
-    ) -> None:
-        """A call was refused."""
-        _log.info(
-            "refused",
-            extra={
-                "subject": subject,
-                "tenant": tenant,
-                "method": method,
-                "address": address,
-                "request_id": request_id,
-                "reason": reason,
-                "code": code,
-            },
-        )

@@ -11,13 +11,3 @@ class QuotasToCome:
     async def set_quota(self, request: admin_pb2.SetQuotaRequest) -> admin_pb2.QuotaLimits:
         """Sets what a tenant may use."""
         raise NotImplementedError
-
-
-class AuditToCome:
-    """Stands where the audit's own part is put in."""
-
-    async def list_entries(
-        self, request: admin_pb2.ListAuditEntriesRequest
-    ) -> admin_pb2.ListAuditEntriesResponse:
-        """Answers with a page of the trail."""
-        raise NotImplementedError

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +11,7 @@ from hma.llm.routes import Routes
 from hma.rpc.validation import Violations
 from hma.text.items import find_items
 from hma.text.outline import outline
+from hma.text.unseen import normalized
 from hma.v1 import common_pb2, job_pb2, meta_agent_pb2, task_pb2
 from services.meta_agent.deciding.shape import minimum_tokens
 from services.meta_agent.edge.documents import (
@@ -96,7 +96,7 @@ def admit(
     created = job_pb2.JobCreated(
         tenant=tenant,
         request_id=request.request_id,
-        task_description=_nfc(spec.task_description),
+        task_description=normalized(spec.task_description),
         documents=refs,
         budget=_budget(spec, admission),
         policy=_policy(spec.policy, admission),
@@ -119,15 +119,13 @@ def fingerprint(spec: job_pb2.JobSpec) -> bytes:
     return hashlib.sha256(spec.SerializeToString(deterministic=True)).digest()
 
 
-def _nfc(text: str) -> str:
-    return unicodedata.normalize("NFC", text)
-
-
 def _divide(spec: job_pb2.JobSpec) -> list[tuple[task_pb2.DocumentRef, bytes]]:
     divided = []
     for index, document in enumerate(spec.documents):
         content = content_of(document)
-        ref = outline(document_id(index), _nfc(document.name), media_type_of(document), content)
+        ref = outline(
+            document_id(index), normalized(document.name), media_type_of(document), content
+        )
         divided.append((ref, content.encode()))
     thin_sections([ref for ref, _ in divided])
     return divided
@@ -176,15 +174,15 @@ def _plan(spec: job_pb2.JobSpec, refs: Sequence[task_pb2.DocumentRef]) -> task_p
     sections = {section.section_id for ref in refs for section in ref.sections}
     faults = Violations()
     for index, task in enumerate(plan.tasks):
-        task.title, task.role = _nfc(task.title), _nfc(task.role)
-        task.instruction = _nfc(task.instruction)
+        task.title, task.role = normalized(task.title), normalized(task.role)
+        task.instruction = normalized(task.instruction)
         task.complexity = task.complexity or common_pb2.COMPLEXITY_MEDIUM
         task.kind = task.kind or common_pb2.TASK_KIND_ANSWER
         for item in task.items:
-            item.text = _nfc(item.text)
+            item.text = normalized(item.text)
         reads = []
         for number, name in enumerate(task.documents):
-            found = _find_input(_nfc(name), names, sections)
+            found = _find_input(normalized(name), names, sections)
             reads.append(found)
             if not found:
                 faults.add(

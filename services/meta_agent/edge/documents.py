@@ -7,15 +7,17 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 
 from hma.rpc.validation import Violations
+from hma.text.tokens import utf8_size
+from hma.text.unseen import UNSEEN, find_mark_flood, normalized
 from hma.v1 import job_pb2, task_pb2
 from services.meta_agent.edge.limits import MAX_NAME_CHARS, Limits
+from services.meta_agent.edge.plan_validation import mark_fault
 from services.meta_agent.edge.quoting import quote
 
 MAX_MEDIA_TYPE_CHARS = 127
 MAX_SECTIONS = 20_000
 """Most sections of all documents of a job."""
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _MEDIA_TYPE = re.compile(r"[\w!#$&^.+-]+/[\w!#$&^.+-]+(\s*;.*)?", re.ASCII)
 _MARKDOWN_SUFFIXES = (".md", ".markdown", ".mdown", ".mkd", ".mdx")
 
@@ -33,7 +35,7 @@ def document_names(spec: job_pb2.JobSpec) -> dict[str, str]:
 
 
 def content_of(document: job_pb2.DocumentInput) -> str:
-    """A valid document's text, in NFC.
+    """The text, in NFC, of a document that `check_documents` has passed.
 
     Raises:
         UnicodeDecodeError: It is not UTF-8 (`check_documents` finds that before).
@@ -95,9 +97,11 @@ def check_documents(spec: job_pb2.JobSpec, limits: Limits, faults: Violations) -
             faults.add(f"{path}.{name}", fault)
         first.setdefault(_name(document), index)
         size = len(document.content) + len(document.text.encode())
-        total += size
-        for name, fault in _content_faults(document, size, limits):
+        found = list(_content_faults(document, size, limits))
+        for name, fault in found:
             faults.add(f"{path}.{name}", fault)
+        # What is kept is the text in NFC, which can be three times as large.
+        total += size if found else max(size, utf8_size(content_of(document)))
     if total > limits.max_job_bytes:
         faults.add(
             "job.documents",
@@ -106,7 +110,8 @@ def check_documents(spec: job_pb2.JobSpec, limits: Limits, faults: Violations) -
 
 
 def _name(document: job_pb2.DocumentInput) -> str:
-    return unicodedata.normalize("NFC", document.name)
+    # One that is too long is refused: it need not be looked at.
+    return normalized(document.name[: MAX_NAME_CHARS + 1])
 
 
 def _name_faults(
@@ -116,9 +121,12 @@ def _name_faults(
     if name and not name.strip():
         yield "name", "must not be blank"
     elif len(name) > MAX_NAME_CHARS:
-        yield "name", f"must have at most {MAX_NAME_CHARS} characters, has {len(name):,}"
-    elif _CONTROL.search(name):
-        yield "name", "must not hold control characters"
+        yield "name", f"must have at most {MAX_NAME_CHARS} characters, has {len(document.name):,}"
+    elif "\n" in name or UNSEEN.search(name):
+        # Two names that look alike, or one that turns what is printed behind it round.
+        yield "name", "must not hold control characters, or characters that are not seen"
+    elif (flood := find_mark_flood(document.name)) is not None:
+        yield "name", mark_fault(flood)
     elif name and name in first:
         yield "name", f"{quote(name, 60)} is also the name of documents[{first[name]}]"
     elif ids.get(name, index) != index:
@@ -153,3 +161,13 @@ def _content_faults(
             return
     if "\x00" in text:
         yield field, f"is binary: NUL character at offset {text.index(chr(0)):,}"
+    if (flood := find_mark_flood(text)) is not None:
+        yield field, mark_fault(flood)
+        return
+    grown = utf8_size(unicodedata.normalize("NFC", text))
+    if grown > limits.max_document_bytes:
+        yield (
+            field,
+            f"has {grown:,} bytes in Unicode's NFC, at most {limits.max_document_bytes:,} are "
+            "allowed: split it",
+        )

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 import jsonschema
 from jsonschema.exceptions import best_match
 
+from hma.text.patterns import BadPattern, check_pattern
 from services.meta_agent.edge.quoting import quote
 
 MAX_SCHEMA_CHARS = 20_000
@@ -124,9 +125,13 @@ def _pattern_faults(schema: Mapping[str, Any], where: str) -> Iterator[str]:
             yield f"has a pattern of more than {MAX_PATTERN_CHARS} characters{where}"
             continue
         try:
-            re.compile(pattern)
-        except (re.error, OverflowError, RecursionError):
-            yield f"has a pattern that is not a regular expression{where}: {quote(pattern)}"
+            check_pattern(pattern)
+        except BadPattern:
+            yield (
+                f"has a pattern that is not a regular expression{where}: {quote(pattern)}; "
+                "RE2's syntax is understood: no look-around, no back-references, at most "
+                "1,000 repetitions"
+            )
 
 
 def _reference_faults(

@@ -8,13 +8,13 @@ from __future__ import annotations
 import graphlib
 import math
 import re
-import unicodedata
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from google.protobuf.duration_pb2 import Duration
 
 from hma.rpc.validation import Violations
+from hma.text.unseen import MOST_MARKS, find_mark_flood, normalized
 from hma.v1 import task_pb2
 from services.meta_agent.edge.output_schema import find_schema_faults
 from services.meta_agent.edge.quoting import quote
@@ -33,6 +33,9 @@ RESERVED_TASK_IDS = frozenset({"plan", "reduce"})
 """Names under which timings and progress list planning and reducing."""
 
 _IDENTIFIER = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_MAX_REFERENCE_CHARS = 300
+"""Longer than any name of a document with a section's number."""
+
 _MAX_CYCLES = 5
 _MAX_CYCLE_SHOWN = 8
 
@@ -121,7 +124,7 @@ def _check_task(task: task_pb2.Task, field: str, context: PlanContext, faults: V
     check_text(f"{field}.role", task.role, MAX_ROLE_CHARS, faults)
     check_words(f"{field}.instruction", task.instruction, MAX_INSTRUCTION_CHARS, faults)
     for number, named in enumerate(task.documents):
-        document = unicodedata.normalize("NFC", named)
+        document = normalized(named[:_MAX_REFERENCE_CHARS])
         # A section ("d1#3") is looked up when the documents have been divided.
         if document not in context.documents and (
             document.rpartition("#")[0] not in context.documents
@@ -202,6 +205,14 @@ def check_text(field: str, text: str, limit: int, faults: Violations) -> None:
     """Notes text that is too long, or not text."""
     faults.at_most(text, limit, field)
     faults.require("\x00" not in text, field, "must be text: it holds a NUL character")
+    flood = find_mark_flood(text)
+    if flood is not None:
+        faults.add(field, mark_fault(flood))
+
+
+def mark_fault(offset: int) -> str:
+    """What is said of a flood of marks."""
+    return f"has more than {MOST_MARKS} combining marks in a row at character {offset:,}"
 
 
 def check_words(field: str, text: str, limit: int, faults: Violations) -> None:

@@ -7,7 +7,6 @@ one is `NotFound`: no such job exists, and a client need not know how ids are ma
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -17,6 +16,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from hma.errors import NotFound
 from hma.rpc.validation import Violations, check
+from hma.text.unseen import UNSEEN
 from hma.v1 import job_pb2, meta_agent_pb2
 from services.meta_agent.edge import limits as bounds
 from services.meta_agent.edge.documents import check_documents, document_names
@@ -37,7 +37,6 @@ from services.meta_agent.store.ids import is_job_id
 
 # 10000-01-01T00:00:00Z, in seconds since 1970.
 _YEAR_10000 = 253_402_300_800
-_PRINTABLE = re.compile(r"[^\x00-\x1f\x7f]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +188,7 @@ class Validator:
             elif grouping in request.by[:index]:
                 faults.add(f"by[{index}]", "is named twice")
         times = [
-            _check_time(name, getattr(request, name), faults)
+            check_time(name, getattr(request, name), faults)
             for name in ("start_time", "end_time")
             if request.HasField(name)
         ]
@@ -292,11 +291,11 @@ def _check_request_id(request_id: str, faults: Violations) -> None:
             "request_id",
             f"must have at most {bounds.MAX_REQUEST_ID_CHARS} characters, has {len(request_id):,}",
         )
-    elif not _PRINTABLE.fullmatch(request_id):
-        faults.add("request_id", "must not hold control characters")
+    elif "\n" in request_id or UNSEEN.search(request_id):
+        faults.add("request_id", "must not hold control characters, or ones that are not seen")
 
 
-def _check_time(field: str, time: Timestamp, faults: Violations) -> bool:
+def check_time(field: str, time: Timestamp, faults: Violations) -> bool:
     """Whether it is a moment of the years 1970 to 9999, which a calendar can tell."""
     if 0 <= time.seconds < _YEAR_10000 and 0 <= time.nanos < 1_000_000_000:
         return True

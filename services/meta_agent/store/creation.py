@@ -9,6 +9,7 @@ from datetime import datetime
 
 from hma.errors import AlreadyExists, Unavailable
 from hma.v1 import job_pb2, task_pb2
+from services.meta_agent.store import audit
 from services.meta_agent.store.append import to_row
 from services.meta_agent.store.database import Database
 from services.meta_agent.store.documents import insert_documents
@@ -188,6 +189,8 @@ async def _insert(
             if done == "INSERT 0 0":
                 raise _WasDeletedError
             await insert_documents(connection, job.job_id, documents)
+            await audit.write(connection, job.job_id)
     except _WasDeletedError:
         return False
+    audit.written()
     return True

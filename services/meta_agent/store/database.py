@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import asyncpg
 
@@ -75,7 +75,7 @@ class Database:
         pool: Connections for short work.
     """
 
-    url: str
+    url: str = field(repr=False)  # may hold a password
     pool: asyncpg.Pool
 
     @contextlib.asynccontextmanager

@@ -10,6 +10,7 @@ import asyncpg
 
 from hma.errors import NotFound, PreconditionFailed
 from hma.v1 import job_pb2, task_pb2
+from services.meta_agent.store import audit
 from services.meta_agent.store.creation import Created, NewJob, create_job, find_created
 from services.meta_agent.store.database import Database
 from services.meta_agent.store.notify import Notifications
@@ -223,6 +224,8 @@ class Jobs:
                 )
             await bury(connection, record, request_id)
             await purge(connection, [job_id], timeout=_DELETE_TIMEOUT)
+            await audit.write(connection, job_id)
+        audit.written()
         self._notifications.publish_deleted(job_id)
 
 

@@ -11,6 +11,7 @@ import asyncpg
 
 from hma.errors import NotFound, PermissionDenied, PreconditionFailed, Unavailable
 from hma.v1 import admin_pb2
+from services.meta_agent.store import audit
 from services.meta_agent.store.database import Database
 from services.meta_agent.store.notify import Notifications
 from services.meta_agent.store.page_token import read_token, write_token
@@ -133,9 +134,12 @@ class Keys:
         Raises:
             Unavailable: The database cannot be reached.
         """
-        record = await self._database.fetchrow(
-            _CREATE, key_id, tenant, role, note, secret_hash, lifetime
-        )
+        async with self._database.connection() as connection, connection.transaction():
+            record = await connection.fetchrow(
+                _CREATE, key_id, tenant, role, note, secret_hash, lifetime
+            )
+            await audit.write(connection, key_id)
+        audit.written()
         # Somebody may have tried the id before: "there is no such key" is remembered too.
         self._notifications.publish_key(key_id)
         return _written(record)
@@ -203,6 +207,8 @@ class Keys:
             if row.expire_time is not None and row.expire_time <= now:
                 raise PreconditionFailed(f"Key {key_id} has expired.", reason="KEY_EXPIRED")
             record = await connection.fetchrow(_ROTATE, key_id, secret_hash, grace)
+            await audit.write(connection, key_id)
+        audit.written()
         self._notifications.publish_key(key_id)
         return _written(record)
 
@@ -222,6 +228,8 @@ class Keys:
         async with self._database.connection() as connection, connection.transaction():
             row = await _locked(connection, key_id, tenant, most_role)
             record = await connection.fetchrow(_REVOKE, key_id)
+            await audit.write(connection, key_id)
+        audit.written()
         self._notifications.publish_key(key_id)
         return row if record is None else _row(record)
 

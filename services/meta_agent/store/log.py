@@ -7,6 +7,7 @@ import asyncio
 import asyncpg
 
 from hma.errors import NotFound, PreconditionFailed, Unavailable
+from services.meta_agent.store import audit
 from services.meta_agent.store.append import Append, JobEvent, from_row, to_row
 from services.meta_agent.store.appender import Appender
 from services.meta_agent.store.database import Database
@@ -14,6 +15,7 @@ from services.meta_agent.store.ledger import booking, booking_arrays
 from services.meta_agent.store.notify import Notifications
 
 _FACT_TRIES = 3
+_AUDIT_FIRST = 5 + len(booking_arrays([]))
 
 # The update waits for whoever appends, then looks at the row's latest version: so
 # sequences stay gapless and nothing follows a seal. What it waited for is not in this
@@ -30,6 +32,7 @@ WITH known AS (
     INSERT INTO job_event (job_id, sequence, event_id, type, payload)
     SELECT m.id, m.version, $2, $3, $4 FROM moved m
 ), booked AS {booking(5, "moved")}
+, audited AS {audit.writing(_AUDIT_FIRST, "moved")}
 SELECT m.version AS appended, k.sequence AS known, k.payload
 FROM job j LEFT JOIN moved m ON true LEFT JOIN known k ON true WHERE j.id = $1
 """  # noqa: S608 - a fixed text
@@ -110,6 +113,7 @@ class JobLog:
             return from_row(found["known"], found["payload"])
         if found["appended"] is None:
             raise PreconditionFailed(f"Job {job_id} has ended.", reason="JOB_ENDED")
+        audit.written()
         self._notifications.publish(job_id, found["appended"])
         noted = JobEvent()
         noted.CopyFrom(event)
@@ -126,13 +130,13 @@ class JobLog:
         return from_row(row["sequence"], row["payload"]) if row is not None else None
 
     async def _write_fact(self, job_id: str, event: JobEvent) -> asyncpg.Record | None:
-        row, entries = to_row(event), booking_arrays([event])
+        row, entries, who = to_row(event), booking_arrays([event]), audit.writing_args()
         tries = 0
         while True:
             tries += 1
             try:
                 return await self._database.fetchrow(
-                    _APPEND_FACT, job_id, row.event_id, row.type, row.payload, *entries
+                    _APPEND_FACT, job_id, row.event_id, row.type, row.payload, *entries, *who
                 )
             except asyncpg.UniqueViolationError:
                 # Written while this waited for the lock: the next look finds it.

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
 from services.meta_agent.store.appender import Appender, AppenderLimits
+from services.meta_agent.store.audit import AuditBook
 from services.meta_agent.store.beat import Beat, BeatTimes
 from services.meta_agent.store.claims import LEASE, Claims
 from services.meta_agent.store.clock import Clock
@@ -65,6 +66,7 @@ class Store:
         usage: Sums of the ledger.
         retention: Deletes what is old.
         keys: API keys.
+        audit: Who did what.
     """
 
     replica_id: str
@@ -81,6 +83,7 @@ class Store:
     usage: UsageBook
     retention: Retention
     keys: Keys
+    audit: AuditBook
 
 
 @contextlib.asynccontextmanager
@@ -149,4 +152,5 @@ async def open_store(
             usage=UsageBook(database),
             retention=Retention(database, notifications),
             keys=Keys(database, notifications),
+            audit=AuditBook(database),
         )

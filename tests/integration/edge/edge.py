@@ -19,7 +19,8 @@ from hma.rpc.channel import open_channel
 from hma.rpc.server import bind
 from hma.v1 import attempt_pb2, common_pb2, job_pb2, meta_agent_pb2, meta_agent_pb2_grpc, task_pb2
 from services.meta_agent.__main__ import rules_of, services_of
-from services.meta_agent.access.observing import AccessObserver, LoggedAccess
+from services.meta_agent.access.audit_trail import AuditTrail
+from services.meta_agent.access.observing import AccessObserver
 from services.meta_agent.access.opening import open_access
 from services.meta_agent.access.settings import AccessSettings
 from services.meta_agent.driving.progress import ProgressBoard
@@ -58,6 +59,7 @@ class Edge:
     reader: JobReader
     models: ScriptedModels
     registry: CollectorRegistry
+    trail: AuditTrail
     port: int
     channel: grpc.aio.Channel
     api: meta_agent_pb2_grpc.MetaAgentServiceAsyncStub
@@ -205,11 +207,14 @@ async def running_edge(
         store.notifications.on_deleted(reader.forget)
         status = StatusBoard(store, peers, routes(), models)
         rules = rules_of(settings, routes())
-        services = services_of(settings, store, watches, status, rules, reader=reader, board=board)
+        trail = AuditTrail(store.audit, registry)
+        services = services_of(
+            settings, store, watches, status, rules, reader=reader, board=board, trail=trail
+        )
         interceptors = []
         if access is not None:
             opened = await stack.enter_async_context(
-                open_access(access, store, observer or LoggedAccess(), tenant="default")
+                open_access(access, store, observer or trail, tenant="default")
             )
             services += opened.services
             interceptors.append(opened.interceptor)
@@ -226,6 +231,7 @@ async def running_edge(
                     reader=reader,
                     models=models,
                     registry=registry,
+                    trail=trail,
                     port=port,
                     channel=channel,
                     api=meta_agent_pb2_grpc.MetaAgentServiceStub(channel),

@@ -236,7 +236,7 @@ def many(count: int) -> dict[str, Any]:
 
 
 def condensing(call: Any) -> Reply:
-    ids = re.findall(r"\[q\d+\]", call.prompt.partition("Findings:")[2])
+    ids = re.findall(r"\[q\d+\]", call.prompt.partition("\n<findings>\n")[2])
     return Reply(text=" ".join(dict.fromkeys(ids)) + ".")
 
 
@@ -266,7 +266,7 @@ async def test_condensing_says_what_it_is_about_and_how_many_calls_follow() -> N
 async def test_notes_that_were_cut_keep_their_whole_sentences() -> None:
     def script(call: Any) -> Reply:
         if "Condense these" in call.prompt:
-            ids = re.findall(r"\[q\d+\]", call.prompt.partition("Findings:")[2])
+            ids = re.findall(r"\[q\d+\]", call.prompt.partition("\n<findings>\n")[2])
             return Reply(text=f"It names {ids[0]}. The other one is Anna Ma" + "ria" * 900)
         return Reply(text="It is so.")
 
@@ -297,7 +297,7 @@ async def test_all_calls_of_a_reduction_begin_with_the_same_words() -> None:
     async with ScriptedLLM(condensing, context_tokens=1500) as llm:
         await reduce(llm, start)
         prompts = [call.prompt for call in llm.calls]
-    shared = prompts[0].partition("Findings:")[0]
+    shared = prompts[0].partition("\n<findings>\n")[0]
     assert "Tell visitors about the shop." in shared
     assert all(prompt.startswith(shared) for prompt in prompts)
 

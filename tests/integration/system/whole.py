@@ -30,6 +30,7 @@ from hma.v1 import (
 )
 from services.analyst.servicer import AnalystServicer
 from services.meta_agent.__main__ import gate_rules_of, rules_of, services_of
+from services.meta_agent.access.audit_trail import AuditTrail
 from services.meta_agent.driving.capacity import Capacity
 from services.meta_agent.driving.driver import Surroundings
 from services.meta_agent.driving.drivers import Drivers
@@ -157,7 +158,14 @@ async def open_whole(
             route_states=lambda: watch.learned,
         )
         for service in services_of(
-            settings, store, watches, status, rules, reader=job_reader, board=board
+            settings,
+            store,
+            watches,
+            status,
+            rules,
+            reader=job_reader,
+            board=board,
+            trail=AuditTrail(store.audit, CollectorRegistry()),
         ):
             service.register(server)
         analyst = AnalystServicer(model, routes, slots[0], reporter)

@@ -54,7 +54,7 @@ def test_both_clients_can_do_the_same() -> None:
 
     assert methods(hma.Client) == methods(hma.AsyncClient)
     assert methods(hma.Client) == {
-        "cancel", "close", "delete", "explain", "get", "grant", "interrupt", "list", "run",
+        "audit", "cancel", "close", "delete", "explain", "get", "grant", "interrupt", "list", "run",
         "status", "submit", "usage", "wait", "watch",
     }  # fmt: skip
 
