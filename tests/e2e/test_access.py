@@ -507,6 +507,10 @@ def test_the_command_line_makes_lists_renews_and_ends_keys(door: Door) -> None:
     bare = stack.hma("keys", "list")
     assert bare.returncode == 6
     assert "hma keys create" in bare.stderr
+    doctor = stack.hma("doctor")
+    assert "but not to you" in doctor.stdout
+    assert "HMA_API_KEY" in doctor.stdout
+    assert "nothing listens" not in doctor.stdout
     operator = Stack(
         stack.settings,
         stack.directory,
