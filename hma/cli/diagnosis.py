@@ -93,7 +93,8 @@ def diagnose(server: str, environ: Mapping[str, str]) -> list[Finding]:
             findings += [_component(component) for component in status.components]
             findings.append(_versions(status.version))
         else:
-            findings += _local_parts(address, environ)
+            if not isinstance(problem, Unauthenticated):
+                findings += _local_parts(address, environ)
             findings.append(_versions(None))
         # A server that says how its routes are knows better than a look from here.
         routes = status is not None and any(c.name.startswith("route") for c in status.components)
