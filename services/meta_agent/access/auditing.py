@@ -19,6 +19,7 @@ from google.protobuf.message import Message
 
 from hma.errors import HmaError, NotFound, PermissionDenied, QuotaExceeded, Unauthenticated
 from hma.rpc.errors import code_of
+from hma.telemetry.credentials import without_credentials
 from services.meta_agent.access.audit_trail import AuditTrail
 from services.meta_agent.access.caller import known_caller
 from services.meta_agent.store.audit import AuditRow, serving
@@ -181,5 +182,7 @@ def resource_of(message: Message) -> str:
     for name in ("key_id", "tenant"):
         if name in fields:
             value = getattr(message, name)
-            return value if _NAME.fullmatch(value) else ""
+            # A whole key, put where its id belongs, has the shape of a name too.
+            plain = _NAME.fullmatch(value) and without_credentials(value) == value
+            return value if plain else ""
     return ""

@@ -17,6 +17,7 @@ from datetime import datetime, timedelta
 import asyncpg
 
 from hma.errors import InvalidRequest
+from hma.telemetry.credentials import without_credentials
 from services.meta_agent.store.database import Connection, Database
 from services.meta_agent.store.page_token import pack, unpack
 
@@ -87,8 +88,8 @@ DELETE FROM audit_entry WHERE id IN (SELECT id FROM audit_entry ORDER BY id LIMI
 
 
 def fit(text: str) -> str:
-    """`text` as it may stand in the trail: one line, not too long, fit to be shown."""
-    cut = text[:_MOST_CHARS]
+    """`text` as it may stand in the trail: one line, not too long, without a credential."""
+    cut = without_credentials(text)[:_MOST_CHARS]
     return cut if cut.isprintable() else "".join(c if c.isprintable() else _UNFIT for c in cut)
 
 

@@ -55,13 +55,16 @@ def test_the_resource_is_what_the_message_names_if_it_can_be_one() -> None:
     assert resource_of(admin_pb2.SetQuotaRequest(tenant="acme")) == "acme"
     key = admin_pb2.ApiKey(key_id="0123456789ab", tenant="acme")
     assert resource_of(admin_pb2.CreateKeyResponse(key=key, secret="s")) == "0123456789ab"
-    assert resource_of(admin_pb2.RevokeKeyRequest(key_id="hma_0_" + "x" * 80)) == ""
+    for mistake in (f"hma_0123456789ab_{'s' * 43}", "a b", "x" * 65):
+        assert resource_of(admin_pb2.RevokeKeyRequest(key_id=mistake)) == ""
 
 
 def test_texts_of_strangers_are_cut_and_hold_nothing_but_print() -> None:
     row = AuditRow(method="GET /\x1b[2J\nfake line\u202e\ud800", subject="a" * 10_000)
     assert row.method == "GET /\ufffd[2J\ufffdfake line\ufffd\ufffd"
     assert len(row.subject) == 200
+    row = AuditRow(method="GET", request_id=f"hma_0123456789ab_{'s' * 43}", subject="a.eyJhbGciOi")
+    assert (row.request_id, row.subject) == ("hma_0123456789ab_***", "a.eyJhbGciOi")
 
 
 def test_a_refused_path_is_named_without_query_and_key() -> None:
