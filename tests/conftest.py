@@ -35,7 +35,8 @@ def open_directory() -> Iterator[Path]:
     As root, PostgreSQL runs as a user of its own. pytest's own directories are closed to
     others again by every pytest that starts, so they do not serve.
     """
-    with tempfile.TemporaryDirectory(prefix="hma-test-") as directory:
+    # A process that is ending may still write while its files are deleted.
+    with tempfile.TemporaryDirectory(prefix="hma-test-", ignore_cleanup_errors=True) as directory:
         yield Path(directory)
 
 
