@@ -136,6 +136,11 @@ class Routes(Mapping[str, Route]):
     def __len__(self) -> int:
         return len(self._routes)
 
+    @property
+    def dearest(self) -> float:
+        """Most money that one token can cost on any of them; 0 when tokens cost nothing."""
+        return max(route.dearest for route in self._routes.values())
+
     def choose(self, name: str) -> Route:
         """The route called `name`; the default one for an empty name.
 

@@ -45,9 +45,12 @@ from services.meta_agent.recording.recorder import Recorder
 from services.meta_agent.settings import MetaAgentSettings
 from services.meta_agent.starting import open_on_database
 from services.meta_agent.store.ids import new_replica_id
+from services.meta_agent.store.quota_limits import PRESETS
+from services.meta_agent.store.quota_lock import QuotaRules
 from services.meta_agent.store.store import Store, StoreOptions, open_store
 from services.meta_agent.upkeep.expiry import Expiry
 from services.meta_agent.upkeep.idle import IdleState
+from services.meta_agent.upkeep.quota import QuotaUpkeep
 
 _SAMPLE_INTERVAL = 1.0
 
@@ -71,7 +74,12 @@ async def main(settings: MetaAgentSettings) -> None:
             replica_id=replica_id,
             address=settings.advertised_address(),
             on_lost=lease_lost,
-            options=StoreOptions(pool_size=settings.database_connections),
+            options=StoreOptions(
+                pool_size=settings.database_connections,
+                quota=QuotaRules(
+                    default=PRESETS[settings.default_quota], tranche=settings.quota_tranche
+                ),
+            ),
         )
         store = await open_on_database(url, settings.database_wait, open_, stack)
         peers = [
@@ -152,6 +160,7 @@ async def main(settings: MetaAgentSettings) -> None:
             history.run(),
             expiry.run(),
             idle.run(),
+            QuotaUpkeep(store.quotas).run(),
             _sample(drivers, registry),
         ]
         async with _in_background(work, stop):

@@ -13,6 +13,8 @@ from hma.rpc.channel import ChannelSettings
 from hma.rpc.server import ServerSettings
 from hma.settings import Bytes, Seconds, Secret, at_least, is_port, setting
 from services.meta_agent.edge.limits import Limits
+from services.meta_agent.store.quota_limits import PRESETS
+from services.meta_agent.store.quota_lock import TRANCHE
 
 _INTERNAL_LISTENER = "127.0.0.1:8081"
 _MESSAGE_OVERHEAD = 1 << 20
@@ -60,6 +62,10 @@ def _is_public_url(value: str) -> str | None:
 
 def _is_share(value: float) -> str | None:
     return None if 0 <= value <= 1 else f"expected 0 to 1, got {value}"
+
+
+def _is_preset(value: str) -> str | None:
+    return None if value in PRESETS else f"expected one of {', '.join(PRESETS)}, got {value!r}"
 
 
 def _is_tenant(value: str) -> str | None:
@@ -232,6 +238,18 @@ class MetaAgentSettings:
         "HMA_RETENTION_BATCH",
         100,
         "Most jobs that expire in one transaction",
+        check=at_least(1),
+    )
+    default_quota: str = setting(
+        "HMA_DEFAULT_QUOTA",
+        "unlimited",
+        'What tenants may use for whom no limits were set: "small", "large" or "unlimited"',
+        check=_is_preset,
+    )
+    quota_tranche: int = setting(
+        "HMA_QUOTA_TRANCHE",
+        TRANCHE,
+        "Tokens that a job draws at once from its tenant's windows, when they have room",
         check=at_least(1),
     )
     idle_state: Seconds = setting(

@@ -15,6 +15,7 @@ from hma.errors import Fenced
 from hma.v1 import job_pb2
 from services.meta_agent.deciding.decide import Decision, decide
 from services.meta_agent.deciding.dispatching import ready_tasks
+from services.meta_agent.deciding.money import held_money
 from services.meta_agent.deciding.observed import Observations
 from services.meta_agent.deciding.rules import Rules
 from services.meta_agent.deciding.turn import open_workers
@@ -210,6 +211,8 @@ class JobDriver:
             summary=JobSummary(after.state, after.reason, after.spent, budget),
             seal=seals,
             expected_version=before if seals else None,
+            lost_tokens=after.unknown if seals else 0,
+            lost_cost=held_money(after, self._around.rules) if seals else 0.0,
         )
         try:
             version = await self._around.log.append(append)

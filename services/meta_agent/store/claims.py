@@ -20,7 +20,9 @@ OVERDUE = timedelta(seconds=2)
 # are driven, and those of its own that come before it by priority and age.
 #
 # Candidates come from the statement's snapshot, without a lock. Under the lock only
-# the epoch is compared: whoever claimed the job since has raised it. (Asking again
+# the epoch is compared: whoever claimed the job since has raised it. A job that waits
+# for its tenant's quota is left alone until there is nothing to do but to end it.
+# (Asking again
 # under the lock whether the driver is alive would not do: PostgreSQL then checks the
 # job's new row against the replica row it had joined before.)
 _CLAIM = """
@@ -38,6 +40,7 @@ WITH driven AS MATERIALIZED (
       AND (r.id IS NULL OR (j.driver = $1 AND j.id <> ALL ($5::text[])))
       AND EXISTS (SELECT FROM replica WHERE id = $1 AND beat > clock_timestamp() - $4::interval)
       AND (j.claim_after IS NULL OR j.claim_after <= clock_timestamp())
+      AND (j.quota_state <> 1 OR j.deadline <= clock_timestamp() + $7::interval)
       AND ($6::interval IS NULL OR j.deadline <= clock_timestamp() + $6::interval)
     ORDER BY place, j.create_time
     LIMIT $2 * 4
@@ -49,6 +52,7 @@ WITH driven AS MATERIALIZED (
     FOR UPDATE OF j SKIP LOCKED
 )
 UPDATE job j SET driver = $1, epoch = j.epoch + 1, claim_after = NULL,
+                 quota_state = CASE WHEN j.quota_state = 1 THEN 2 ELSE j.quota_state END,
                  start_time = coalesce(j.start_time, clock_timestamp())
 FROM locked l WHERE j.id = l.id
 RETURNING j.id, j.epoch, j.version, j.failed_claims
@@ -135,6 +139,7 @@ class Claims:
             self._lease,
             list(driving),
             OVERDUE if overdue_only else None,
+            OVERDUE,
         )
         return [
             Claimed(row["id"], row["epoch"], row["version"], row["failed_claims"]) for row in rows

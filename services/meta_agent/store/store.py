@@ -17,6 +17,8 @@ from services.meta_agent.store.jobs import Jobs
 from services.meta_agent.store.log import JobLog
 from services.meta_agent.store.migrate import migrate
 from services.meta_agent.store.notify import Notifications
+from services.meta_agent.store.quota_lock import QuotaRules, TenantLocks
+from services.meta_agent.store.quotas import Quotas
 from services.meta_agent.store.reader import READER
 from services.meta_agent.store.replicas import Replicas
 from services.meta_agent.store.retention import Retention
@@ -35,6 +37,7 @@ class StoreOptions:
         poll_interval: Seconds by which a lost notification is late at most.
         appender: Bounds of group commit.
         beat: Times of the beat.
+        quota: What the operator says about quotas.
     """
 
     reader: int = READER
@@ -43,6 +46,7 @@ class StoreOptions:
     poll_interval: float = 1.0
     appender: AppenderLimits = field(default_factory=AppenderLimits)
     beat: BeatTimes = field(default_factory=BeatTimes)
+    quota: QuotaRules = field(default_factory=QuotaRules)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +67,7 @@ class Store:
         fleet: Counters summed over the fleet.
         usage: Sums of the ledger.
         retention: Deletes what is old.
+        quotas: What tenants may use and use.
     """
 
     replica_id: str
@@ -78,6 +83,7 @@ class Store:
     fleet: FleetMetrics
     usage: UsageBook
     retention: Retention
+    quotas: Quotas
 
 
 @contextlib.asynccontextmanager
@@ -131,11 +137,12 @@ async def open_store(
         appender = await stack.enter_async_context(
             Appender(database, notifications, options.appender)
         )
+        locks = TenantLocks(database, options.quota)
         yield Store(
             replica_id=replica_id,
             database=database,
             log=JobLog(database, appender, notifications),
-            jobs=Jobs(database, notifications),
+            jobs=Jobs(database, notifications, locks),
             documents=Documents(database),
             claims=Claims(database, notifications, reader=options.reader, lease=options.lease),
             replicas=Replicas(database, lease=options.lease),
@@ -145,4 +152,5 @@ async def open_store(
             fleet=FleetMetrics(database, replica_id),
             usage=UsageBook(database),
             retention=Retention(database, notifications),
+            quotas=Quotas(database, locks, notifications),
         )
