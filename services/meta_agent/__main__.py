@@ -109,6 +109,7 @@ async def main(settings: MetaAgentSettings) -> None:
             board=board,
             history=history,
             held=store.beat.held,
+            draws=store.quotas.draws,
             observers=(Recorder(counters, benchmark, rules).observe,),
         )
         drivers = Drivers(

@@ -55,11 +55,12 @@ UPDATE job j SET driver = $1, epoch = j.epoch + 1, claim_after = NULL,
                  quota_state = CASE WHEN j.quota_state = 1 THEN 2 ELSE j.quota_state END,
                  start_time = coalesce(j.start_time, clock_timestamp())
 FROM locked l WHERE j.id = l.id
-RETURNING j.id, j.epoch, j.version, j.failed_claims
+RETURNING j.id, j.epoch, j.version, j.failed_claims, j.quota_tasks
 """
 
 _RELEASE = """
 UPDATE job SET driver = NULL, claim_after = clock_timestamp() + $3::interval,
+               quota_tasks = CASE WHEN $5 THEN least(quota_tasks, 0) ELSE quota_tasks END,
                failed_claims = coalesce($4, failed_claims)
 WHERE id = $1 AND epoch = $2 AND NOT sealed
 """
@@ -74,12 +75,14 @@ class Claimed:
         epoch: What its appends must carry.
         version: The log's version at the claim.
         failed: How often in a row its driver has failed by a defect before.
+        places: Tasks that it may have at Workers; None when its tenant has no limit.
     """
 
     job_id: str
     epoch: int
     version: int
     failed: int = 0
+    places: int | None = None
 
 
 class Claims:
@@ -142,11 +145,20 @@ class Claims:
             OVERDUE,
         )
         return [
-            Claimed(row["id"], row["epoch"], row["version"], row["failed_claims"]) for row in rows
+            Claimed(
+                row["id"], row["epoch"], row["version"], row["failed_claims"], row["quota_tasks"]
+            )
+            for row in rows
         ]
 
     async def release(
-        self, job_id: str, epoch: int, *, delay: float = 0.0, failed: int | None = None
+        self,
+        job_id: str,
+        epoch: int,
+        *,
+        delay: float = 0.0,
+        failed: int | None = None,
+        idle: bool = False,
     ) -> None:
         """Gives a job back for any replica to claim. Without effect under a later epoch.
 
@@ -155,10 +167,13 @@ class Claims:
             epoch: The epoch under which the caller drives it.
             delay: Seconds in which nobody claims it.
             failed: How often in a row its driver has failed by a defect; None leaves that.
+            idle: It has no task at a Worker: its places are its tenant's again.
 
         Raises:
             Unavailable: The database cannot be reached; calling again is safe.
         """
-        await self._database.execute(_RELEASE, job_id, epoch, timedelta(seconds=delay), failed)
+        await self._database.execute(
+            _RELEASE, job_id, epoch, timedelta(seconds=delay), failed, idle
+        )
         if delay <= 0:
             self._notifications.publish_claimable()

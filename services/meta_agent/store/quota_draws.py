@@ -35,8 +35,8 @@ INSERT INTO job_event (job_id, sequence, event_id, type, payload)
 SELECT id, version, $4, $5, $6 FROM moved RETURNING sequence
 """
 _TASKS = """
-UPDATE job SET quota_tasks = quota_tasks + $3
-WHERE id = $1 AND epoch = $2 AND NOT sealed AND quota_tasks IS NOT NULL AND quota_state = 0
+UPDATE job SET quota_tasks = quota_tasks + CASE WHEN quota_state = 0 THEN $3::int ELSE 0 END
+WHERE id = $1 AND epoch = $2 AND NOT sealed AND quota_tasks IS NOT NULL
 RETURNING quota_tasks
 """
 _KEEP = """
@@ -155,7 +155,7 @@ class Draws:
         verdict = Verdict(full=room.limit, lacking=lacking, hopeless=draw.least > room.most)
         return await free_time(connection, draw.tenant, verdict)
 
-    async def take_places(self, job_id: str, tenant: str, epoch: int, wanted: int) -> int | None:
+    async def take_places(self, job_id: str, tenant: str, epoch: int, wanted: int) -> int:
         """Draws places at Workers, as many as there are.
 
         Args:
@@ -165,10 +165,10 @@ class Draws:
             wanted: How many more it could use, 1 or more.
 
         Returns:
-            How many it has now; None when it is not limited.
+            How many it has now.
 
         Raises:
-            Fenced: Another driver has the job, or it is sealed or gone.
+            Fenced: Another driver has the job, it is sealed or gone, or has no limit.
             Unavailable: The database cannot be reached or the tenant's row stayed locked.
         """
         async with self._locks.hold(tenant) as (connection, limits):
