@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Self, TypeVar, Unpack
 
@@ -17,7 +17,14 @@ from hma.client.periods import MomentLike, UsageBy, get_usage
 from hma.client.requests import DurationLike, JobOptions
 from hma.client.watching import PAUSE, WAIT_SLICE, Cursor, patience
 from hma.errors import DeadlinePassed, HmaError, NotFound, Unavailable
-from hma.v1 import explanation_pb2, job_pb2, meta_agent_pb2, meta_agent_pb2_grpc
+from hma.v1 import (
+    admin_pb2,
+    admin_pb2_grpc,
+    explanation_pb2,
+    job_pb2,
+    meta_agent_pb2,
+    meta_agent_pb2_grpc,
+)
 
 T = TypeVar("T", bound=Message)
 
@@ -310,6 +317,33 @@ class Client:
             whole.rows.extend(page.rows)
         whole.next_page_token = ""
         return whole
+
+    def quota(self, tenant: str = "") -> admin_pb2.Quota:
+        """What a tenant may use, what it uses, and when each window frees.
+
+        Args:
+            tenant: Whose; default: the caller's. Another's is shown to operators only.
+        """
+        return self._call(self._stub.GetQuota, admin_pb2.GetQuotaRequest(tenant=tenant))
+
+    def set_quota(
+        self, tenant: str, preset: str = "", limits: Mapping[str, float] | None = None
+    ) -> admin_pb2.QuotaLimits:
+        """Sets what a tenant may use, for jobs from now on; operators only.
+
+        Args:
+            tenant: Whose.
+            preset: "small", "large" or "unlimited"; empty: what is set now is changed.
+            limits: Limits to change, by their names in `QuotaLimits`; 0: none.
+
+        Returns:
+            All limits of the tenant.
+
+        Raises:
+            InvalidRequest: There is no such limit or preset.
+        """
+        stub = admin_pb2_grpc.AdminServiceStub(self._channel)
+        return self._call(stub.SetQuota, requests.set_quota(tenant, preset, limits or {}))
 
     def status(self) -> meta_agent_pb2.SystemStatus:
         """What is up, what is not, and what to do about it."""

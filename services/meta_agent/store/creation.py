@@ -248,6 +248,8 @@ async def _make_limited(locks: TenantLocks, new: _New) -> bool:
             use = await read_use(connection, job.tenant, limits)
             verdict = judge(limits, use, wish, locks.rules.tranche)
             if verdict.full and not job.waits:
+                if await connection.fetchrow(_EXISTING, job.tenant, job.request_id or None, ""):
+                    raise _WasMadeError  # by the same request, while this one stood in line
                 raise _NoRoomError(limits, use, verdict)
             events = [_opening(new.event, limits)]
             if verdict.full or verdict.drawn is not None:
