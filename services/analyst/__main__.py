@@ -9,6 +9,7 @@ from hma.llm.openai_compatible import OpenAICompatible
 from hma.llm.routes import load_routes
 from hma.rpc.channel import open_channel
 from hma.rpc.reporter import Reporter
+from hma.rpc.route_windows import RouteWindows
 from hma.rpc.server import Service, serve
 from hma.rpc.service import run_service
 from hma.rpc.slots import Slots
@@ -30,7 +31,7 @@ async def main(settings: AnalystSettings) -> None:
         Reporter(channel, registry=registry) as reporter,
         Slots(settings.max_concurrent, registry=registry) as slots,
     ):
-        servicer = AnalystServicer(llm, routes, slots, reporter)
+        servicer = AnalystServicer(llm, routes, slots, reporter, windows=RouteWindows(channel))
         register = partial(analyst_pb2_grpc.add_AnalystServiceServicer_to_server, servicer)
         await serve(
             settings.server,

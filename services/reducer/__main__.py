@@ -10,6 +10,7 @@ from hma.llm.routes import load_routes
 from hma.rpc.channel import open_channel
 from hma.rpc.documents import DocumentReader
 from hma.rpc.reporter import Reporter
+from hma.rpc.route_windows import RouteWindows
 from hma.rpc.server import Service, serve
 from hma.rpc.service import run_service
 from hma.rpc.slots import Slots
@@ -32,7 +33,9 @@ async def main(settings: ReducerSettings) -> None:
         Slots(settings.max_concurrent, registry=registry) as slots,
     ):
         reader = DocumentReader(channel, settings.document_cache)
-        servicer = ReducerServicer(llm, routes, reader, slots, reporter)
+        servicer = ReducerServicer(
+            llm, routes, reader, slots, reporter, windows=RouteWindows(channel)
+        )
         register = partial(reducer_pb2_grpc.add_ReducerServiceServicer_to_server, servicer)
         await serve(
             settings.server,

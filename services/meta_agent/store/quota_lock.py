@@ -6,18 +6,14 @@ connection, so that one tenant's crowd does not take the pool from the others.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
 
-from hma.errors import Unavailable
 from services.meta_agent.store.database import Connection, Database
+from services.meta_agent.store.lines import Lines
 from services.meta_agent.store.quota_limits import NO_LIMITS, Limits, from_json
-
-PATIENCE = 5.0
-"""Seconds that anybody stands in line."""
 
 TRANCHE = 20_000
 """Tokens that a job draws at once, by default."""
@@ -47,8 +43,7 @@ class TenantLocks:
     def __init__(self, database: Database, rules: QuotaRules) -> None:
         self._database = database
         self._rules = rules
-        self._lines: dict[str, asyncio.Lock] = {}
-        self._waiting: dict[str, int] = {}
+        self._lines = Lines()
 
     @property
     def rules(self) -> QuotaRules:
@@ -86,7 +81,7 @@ class TenantLocks:
             Unavailable: As `hold`.
         """
         async with (
-            self._in_line(tenant),
+            self._lines.wait(tenant),
             self._database.connection() as connection,
             connection.transaction(),
         ):
@@ -99,26 +94,3 @@ class TenantLocks:
             await connection.execute(_ROW, tenant)
             row = await connection.fetchrow(_LOCK, tenant)
         return from_json(row["limits"] if row is not None else None, self._rules.default)
-
-    @contextlib.asynccontextmanager
-    async def _in_line(self, tenant: str) -> AsyncIterator[None]:
-        line = self._lines.setdefault(tenant, asyncio.Lock())
-        self._waiting[tenant] = self._waiting.get(tenant, 0) + 1
-        try:
-            try:
-                async with asyncio.timeout(PATIENCE):
-                    await line.acquire()
-            except TimeoutError:
-                raise Unavailable(
-                    "Too many want the tenant's quota at once; try again.",
-                    reason="QUOTA_BUSY",
-                    retry_after=1,
-                ) from None
-            try:
-                yield
-            finally:
-                line.release()
-        finally:
-            self._waiting[tenant] -= 1
-            if not self._waiting[tenant]:
-                del self._waiting[tenant], self._lines[tenant]

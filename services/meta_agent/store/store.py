@@ -22,6 +22,7 @@ from services.meta_agent.store.quotas import Quotas
 from services.meta_agent.store.reader import READER
 from services.meta_agent.store.replicas import Replicas
 from services.meta_agent.store.retention import Retention
+from services.meta_agent.store.route_windows import RouteWindows
 from services.meta_agent.store.usage import UsageBook
 
 
@@ -68,6 +69,7 @@ class Store:
         usage: Sums of the ledger.
         retention: Deletes what is old.
         quotas: What tenants may use and use.
+        route_windows: Room on routes that have limits of their own.
     """
 
     replica_id: str
@@ -84,6 +86,7 @@ class Store:
     usage: UsageBook
     retention: Retention
     quotas: Quotas
+    route_windows: RouteWindows
 
 
 @contextlib.asynccontextmanager
@@ -153,4 +156,5 @@ async def open_store(
             usage=UsageBook(database),
             retention=Retention(database, notifications),
             quotas=Quotas(database, locks, notifications),
+            route_windows=RouteWindows(database),
         )

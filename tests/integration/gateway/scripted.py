@@ -15,7 +15,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from grpc_status import rpc_status
 
-from hma.errors import Overloaded
+from hma.errors import Overloaded, QuotaExceeded
 from hma.rpc.errors import code_of, trailers_of
 from hma.v1 import (
     analyst_pb2,
@@ -49,6 +49,11 @@ class ScriptedMetaAgent(
             full = Overloaded("Full.", reason="QUEUE_FULL", retry_after=4.2)
             context.set_trailing_metadata(trailers_of(full))
             context.abort(code_of(full), full.message)
+        if request.request_id == "over-quota":
+            subject = "tenant:acme/tokens_per_minute"
+            over = QuotaExceeded("Full.", subject=subject, retry_after=6.1, limit=900, remaining=12)
+            context.set_trailing_metadata(trailers_of(over))
+            context.abort(code_of(over), over.message)
         return meta_agent_pb2.CreateJobResponse(
             job_id="job-1", state=job_pb2.JOB_STATE_QUEUED, watch_url="/v1/jobs/job-1:watch"
         )

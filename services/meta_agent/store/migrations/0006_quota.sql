@@ -44,6 +44,18 @@ CREATE TABLE quota_loss (
 
 CREATE INDEX quota_loss_by_time ON quota_loss (seal_time);
 
+-- Calls on routes that have limits of their own, for as long as a window counts them.
+CREATE TABLE route_call (
+    route      text COLLATE "C" NOT NULL,
+    call_id    text COLLATE "C" NOT NULL,
+    -- The most that it can take; what it took, once that was said.
+    tokens     integer NOT NULL,
+    begin_time timestamptz NOT NULL,
+    PRIMARY KEY (route, call_id)
+) WITH (autovacuum_vacuum_scale_factor = 0.05);
+
+CREATE INDEX route_call_by_time ON route_call (route, begin_time);
+
 -- What the ledger has of the job: raised by the statements that write to it.
 ALTER TABLE job ADD COLUMN settled_tokens bigint NOT NULL DEFAULT 0;
 -- Tokens that the job has drawn from its tenant's windows; NULL: it spends its budget.
