@@ -203,16 +203,17 @@ class _NoRoomError(Exception):
 
 async def _make(database: Database, locks: TenantLocks, new: _New) -> bool:
     """Whether the job was made; not when the request has made one before."""
-    if not locks.rules.default:
+    job = new.job
+    if not locks.has_limits(job.tenant):
         made, limited = await _make_unlimited(database, new)
         if made or not limited:
             return made
-    job = new.job
-    if await find_created(database, job.tenant, job.request_id, job.job_id) is not None:
-        return False  # a repeated request is answered however full the windows are
+        locks.remember(job.tenant)
     try:
         return await _make_limited(locks, new)
     except _NoRoomError as full:
+        if await find_created(database, job.tenant, job.request_id, job.job_id) is not None:
+            return False  # a repeated request is answered however full the windows are
         async with database.connection() as connection:
             free = await free_time(connection, job.tenant, full.verdict)
         raise refusal(job.tenant, full.limits, full.use, full.verdict, free) from None
@@ -245,11 +246,11 @@ async def _make_limited(locks: TenantLocks, new: _New) -> bool:
         async with locks.hold_late(job.tenant) as (connection, lock):
             await insert_documents(connection, job.job_id, new.documents)
             limits = await lock()
+            if not limits:
+                locks.forget(job.tenant)
             use = await read_use(connection, job.tenant, limits)
             verdict = judge(limits, use, wish, locks.rules.tranche)
             if verdict.full and not job.waits:
-                if await connection.fetchrow(_EXISTING, job.tenant, job.request_id or None, ""):
-                    raise _WasMadeError  # by the same request, while this one stood in line
                 raise _NoRoomError(limits, use, verdict)
             events = [_opening(new.event, limits)]
             if verdict.full or verdict.drawn is not None:

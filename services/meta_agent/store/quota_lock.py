@@ -15,6 +15,9 @@ from services.meta_agent.store.database import Connection, Database
 from services.meta_agent.store.lines import Lines
 from services.meta_agent.store.quota_limits import NO_LIMITS, Limits, from_json
 
+MOST_REMEMBERED = 10_000
+"""Tenants of which a replica remembers that they have limits."""
+
 TRANCHE = 20_000
 """Tokens that a job draws at once, by default."""
 
@@ -44,11 +47,26 @@ class TenantLocks:
         self._database = database
         self._rules = rules
         self._lines = Lines()
+        self._limited: set[str] = set()
 
     @property
     def rules(self) -> QuotaRules:
         """What the operator says."""
         return self._rules
+
+    def has_limits(self, tenant: str) -> bool:
+        """Whether a tenant is known to have limits; it may have some that are not known."""
+        return bool(self._rules.default) or tenant in self._limited
+
+    def remember(self, tenant: str) -> None:
+        """Notes that a tenant has limits, so that its next job is asked about at once."""
+        if len(self._limited) >= MOST_REMEMBERED:
+            self._limited.clear()
+        self._limited.add(tenant)
+
+    def forget(self, tenant: str) -> None:
+        """Notes that a tenant has no limits any more."""
+        self._limited.discard(tenant)
 
     async def limits(self, tenant: str) -> Limits:
         """A tenant's limits now, without a lock.

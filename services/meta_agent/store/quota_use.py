@@ -15,19 +15,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from services.meta_agent.store.database import Connection
-from services.meta_agent.store.quota_limits import PERIODS, WINDOWS, Limits, Period, Window
+from services.meta_agent.store.quota_limits import PERIODS, WINDOWS, Limits, Window
 
 _SINCE = """CASE WHEN p.span > 0 THEN m.now - (p.span + p.width) * interval '1 second'
     ELSE date_trunc('month', m.now, 'UTC') - interval '1 microsecond' END"""
 
 _USE = f"""
 WITH moment AS MATERIALIZED (SELECT clock_timestamp() AS now), period AS (
-    SELECT p.name, sum(b.requests)::bigint AS requests, sum(b.tokens)::bigint AS tokens,
-           sum(b.cost) AS cost
+    SELECT p.name, s.requests, s.tokens, s.cost
     FROM moment m
     CROSS JOIN unnest($2::text[], $3::int[], $4::int[]) AS p (name, width, span)
-    JOIN quota_bucket b ON b.tenant = $1 AND b.width = p.width AND b.start > {_SINCE}
-    GROUP BY p.name
+    CROSS JOIN LATERAL (
+        SELECT coalesce(sum(requests), 0)::bigint AS requests,
+               coalesce(sum(tokens), 0)::bigint AS tokens, coalesce(sum(cost), 0) AS cost
+        FROM quota_bucket b WHERE b.tenant = $1 AND b.width = p.width AND b.start > {_SINCE}
+    ) AS s
 ), held AS (
     SELECT count(*) AS jobs, coalesce(sum(quota_tasks), 0)::bigint AS tasks,
            coalesce(sum(tokens), 0)::bigint AS tokens, coalesce(sum(tokens * price), 0) AS cost
@@ -42,16 +44,25 @@ SELECT extract(epoch FROM m.now)::float8 AS now, h.jobs, h.tasks, h.tokens AS he
 FROM moment m CROSS JOIN held h LEFT JOIN period p ON true
 """  # noqa: S608 - a fixed text
 
-_BUCKETS = f"""
-WITH m AS MATERIALIZED (SELECT clock_timestamp() AS now)
-SELECT extract(epoch FROM b.start)::float8 AS start, sum(b.requests)::float8 AS requests,
-       sum(b.tokens)::float8 AS tokens, sum(b.cost) AS cost,
-       extract(epoch FROM date_trunc('month', m.now, 'UTC') + interval '1 month')::float8 AS next,
-       extract(epoch FROM m.now)::float8 AS now
-FROM m CROSS JOIN (SELECT $2::int AS width, $3::int AS span) AS p
-JOIN quota_bucket b ON b.tenant = $1 AND b.width = p.width AND b.start > {_SINCE}
-GROUP BY b.start, m.now ORDER BY b.start
-"""  # noqa: S608 - a fixed text
+
+def _when(what: str) -> str:
+    """The bucket with which so much has left a window, and when the next month begins."""
+    return f"""
+WITH m AS MATERIALIZED (SELECT clock_timestamp() AS now), bucket AS (
+    SELECT b.start, sum(b.{what}) AS used
+    FROM m CROSS JOIN (SELECT $2::int AS width, $3::int AS span) AS p
+    JOIN quota_bucket b ON b.tenant = $1 AND b.width = p.width AND b.start > {_SINCE}
+    GROUP BY b.start
+), freed AS (
+    SELECT start, used, sum(used) OVER (ORDER BY start) AS freed FROM bucket
+)
+SELECT extract(epoch FROM f.start)::float8 AS start,
+       extract(epoch FROM date_trunc('month', m.now, 'UTC') + interval '1 month')::float8 AS next
+FROM freed f, m WHERE f.used > 0 AND f.freed >= $4::float8 ORDER BY f.start LIMIT 1
+"""  # noqa: S608 - a column's name
+
+
+_WHEN = {what: _when(what) for what in ("requests", "tokens", "cost")}
 
 _ROUNDING = 1e-9
 """Money is a floating-point number."""
@@ -186,15 +197,8 @@ async def when_free(
     Returns:
         Seconds since the epoch, by database time.
     """
-    period: Period = window.period
-    rows = await connection.fetch(_BUCKETS, tenant, period.width, period.span)
-    freed = 0.0
-    for row in rows:
-        if not row[window.what]:
-            continue
-        freed += row[window.what]
-        if freed >= lacking:
-            if not period.span:
-                return float(row["next"])
-            return float(row["start"] + period.width + period.span)
-    return None
+    period = window.period
+    row = await connection.fetchrow(_WHEN[window.what], tenant, period.width, period.span, lacking)
+    if row is None:
+        return None
+    return float(row["start"] + period.width + period.span if period.span else row["next"])
