@@ -18,6 +18,7 @@ from grpc_status import rpc_status
 from hma.errors import Overloaded, QuotaExceeded
 from hma.rpc.errors import code_of, trailers_of
 from hma.v1 import (
+    admin_pb2,
     analyst_pb2,
     analyst_pb2_grpc,
     explanation_pb2,
@@ -101,6 +102,14 @@ class ScriptedMetaAgent(
         self.requests.append(request)
         row = meta_agent_pb2.UsageRow(route="fast", calls=2)
         return meta_agent_pb2.GetUsageResponse(rows=[row], total=row)
+
+    def GetQuota(self, request: Any, context: grpc.ServicerContext) -> Any:
+        self.requests.append(request)
+        return admin_pb2.Quota(tenant="acme")
+
+    def ReserveRoute(self, request: Any, context: grpc.ServicerContext) -> Any:
+        self.requests.append(request)
+        return meta_agent_pb2.ReserveRouteResponse(granted=True)
 
     def GetSystemStatus(self, request: Any, context: grpc.ServicerContext) -> Any:
         self.requests.append(request)
