@@ -54,6 +54,8 @@ class TenantQuota:
 
         Raises:
             Fenced: Another driver has the job.
+            Unavailable: The database went away, and what became of the draw is not
+                known: stop driving under this epoch.
         """
         clock = asyncio.get_running_loop().time
         if clock() < self._next_draw or fold.drawn is None:
@@ -72,6 +74,7 @@ class TenantQuota:
         try:
             drawn = await self._draws.draw(draw)
         except Unavailable as error:
+            _raise_if_unknown(error)
             _log.warning("cannot draw tokens now: %s", error.message)
             self._next_draw = clock() + PAUSE
             return None
@@ -97,6 +100,7 @@ class TenantQuota:
 
         Raises:
             Fenced: Another driver has the job.
+            Unavailable: As `draw`.
         """
         before = self.places
         if before is None or fold.ended:
@@ -119,6 +123,7 @@ class TenantQuota:
                 await self._draws.keep_places(fold.job_id, self._claimed.epoch, needed)
                 self.places = needed
         except Unavailable as error:
+            _raise_if_unknown(error)
             _log.warning("cannot match places now: %s", error.message)
             self._next_places = clock() + PAUSE
         return False
@@ -130,3 +135,13 @@ class TenantQuota:
         if running + ready > self.places:
             return self._next_places
         return self._needed + LINGER if running + ready < self.places else math.inf
+
+
+def _raise_if_unknown(error: Unavailable) -> None:
+    """A statement that was busy had no effect; one whose connection broke may have one yet.
+
+    Given back by it, tokens or places may be another job's: to go on with them would be
+    to use them twice.
+    """
+    if error.reason not in ("DATABASE_BUSY", "QUOTA_BUSY"):
+        raise error

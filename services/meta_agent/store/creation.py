@@ -23,6 +23,9 @@ from services.meta_agent.store.reader import READER
 from services.meta_agent.store.tombstones import Made, find_made, request_key
 
 MAX_TITLE_CHARS = 500
+MOST_WAITING = 1000
+"""Jobs of one tenant that may wait for its quota; further ones are refused."""
+
 WAITS_FOR_QUOTA = "waits for its tenant's quota"
 _TRIES = 3
 
@@ -52,6 +55,11 @@ _INSERT_EVENT = """
 INSERT INTO job_event (job_id, sequence, event_id, type, payload)
 SELECT $1, e.* FROM unnest($2::int[], $3::text[], $4::text[], $5::bytea[]) AS e
 WHERE NOT EXISTS (SELECT FROM deleted_job WHERE tenant = $6 AND create_request = $7)
+"""
+_WAITING = """
+SELECT count(*) FROM (
+    SELECT FROM job WHERE tenant = $1 AND quota_state = 1 AND NOT sealed LIMIT $2
+) AS waiting
 """
 _EXISTING = """
 SELECT id, fingerprint, state FROM job WHERE (tenant = $1 AND request_id = $2) OR id = $3
@@ -250,7 +258,7 @@ async def _make_limited(locks: TenantLocks, new: _New) -> bool:
                 locks.forget(job.tenant)
             use = await read_use(connection, job.tenant, limits)
             verdict = judge(limits, use, wish, locks.rules.tranche)
-            if verdict.full and not job.waits:
+            if verdict.full and not (job.waits and await _may_wait(connection, job.tenant)):
                 raise _NoRoomError(limits, use, verdict)
             events = [_opening(new.event, limits)]
             if verdict.full or verdict.drawn is not None:
@@ -271,6 +279,11 @@ async def _make_limited(locks: TenantLocks, new: _New) -> bool:
     except (_WasDeletedError, _WasMadeError):
         return False
     return True
+
+
+async def _may_wait(connection: Connection, tenant: str) -> bool:
+    """Whether fewer jobs of the tenant wait than may; its lock is held."""
+    return bool(await connection.fetchval(_WAITING, tenant, MOST_WAITING) < MOST_WAITING)
 
 
 def _opening(event: job_pb2.JobEvent, limits: Limits) -> job_pb2.JobEvent:

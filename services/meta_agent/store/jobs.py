@@ -37,7 +37,9 @@ ORDER BY create_time DESC, id DESC LIMIT $5
 """
 )
 _QUEUED = """
-SELECT count(*) FROM (SELECT FROM job WHERE NOT sealed AND driver IS NULL LIMIT $1) AS queued
+SELECT count(*) FROM (
+    SELECT FROM job WHERE NOT sealed AND driver IS NULL AND quota_state <> 1 LIMIT $1
+) AS queued
 """
 _OPEN_COUNTS = "SELECT state, count(*) AS jobs FROM job WHERE NOT sealed GROUP BY state"
 

@@ -9,7 +9,7 @@ import pytest
 
 from hma.errors import QuotaExceeded
 from hma.rpc.attempt import Attempt
-from hma.v1 import admin_pb2, job_pb2, worker_pb2
+from hma.v1 import admin_pb2, attempt_pb2, job_pb2, worker_pb2
 from services.meta_agent.store.quota_lock import QuotaRules
 from services.meta_agent.store.store import Store
 from tests.integration.meta_agent.replica import (
@@ -81,6 +81,43 @@ async def test_a_job_waits_for_what_others_hold_and_then_goes_on(postgres_url: s
         done = await replica.ended(second)
     assert done.state == SUCCEEDED
     assert done.spent <= (done.drawn or 0)
+
+
+async def test_a_call_that_asks_for_more_than_is_drawn_waits_in_its_stream(
+    postgres_url: str,
+) -> None:
+    holding, let_go = asyncio.Event(), asyncio.Event()
+
+    async def work(start: worker_pb2.ExecuteStart, attempt: Attempt) -> Any:
+        if start.attempt.ref.job_id == first:
+            holding.set()
+            await let_go.wait()
+            return await answer_task(start, attempt)
+        intent = attempt_pb2.CallIntent(
+            call=1, prompt_tokens=200, max_completion_tokens=400, min_completion_tokens=400
+        )
+        grant = await attempt.ask(intent)
+        assert grant.tokens == 600
+        return await answer_task(start, attempt)
+
+    first = ""
+    async with (
+        serve_scripts(Scripts(execute=work)) as channel,
+        open_replica(postgres_url, channel, quota=QuotaRules(tranche=1)) as replica,
+    ):
+        await set_limits(replica.store, tokens_per_hour=800)
+        first = await replica.create(make_created(items=1, budget=900))
+        await holding.wait()
+        second = await replica.create(make_created(items=1, budget=2000))
+        waits = await replica.until(
+            second, lambda fold: any(a.deferred for a in fold.attempts.values())
+        )
+        assert waits.outstanding == 0
+        let_go.set()
+        assert (await replica.ended(first)).state == SUCCEEDED
+        assert (await replica.ended(second)).state == SUCCEEDED
+        granted = [e for e in await replica.events(second) if e.HasField("call_granted")]
+    assert [e.call_granted.grant.denied for e in granted] == [False]
 
 
 async def test_a_job_that_may_wait_is_let_in_when_another_has_ended(postgres_url: str) -> None:

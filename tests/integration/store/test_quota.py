@@ -24,7 +24,10 @@ from services.meta_agent.store.store import Store, StoreOptions, open_store
 from tests.integration.store.conftest import OpenStore
 from tests.integration.store.ledgers import call_usage, settled
 from tests.integration.store.making import created, decided, new_job, seal
+from tests.integration.store.proxy import Moment, Proxy
 from tests.integration.store.quota_checks import Recorder, check_buckets, check_windows
+
+MOMENTS: tuple[Moment, ...] = ("before", "inside", "after")
 
 _SHIFT = "UPDATE quota_bucket SET start = start - interval '30 seconds' WHERE width = 1"
 
@@ -247,6 +250,20 @@ async def test_a_job_that_waits_is_not_claimed_and_counts_nowhere(store: Store) 
     assert len(claimed) == 1
 
 
+async def test_only_so_many_jobs_of_a_tenant_wait(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.meta_agent.store.creation.MOST_WAITING", 2)
+    await limit(store, concurrent_jobs=1)
+    await make(store)
+    for _ in range(2):
+        await make(store, job_of(waits=True))
+    with pytest.raises(QuotaExceeded):
+        await make(store, job_of(waits=True))
+    # What waits for its own tenant is not in the way of the others.
+    assert await store.jobs.queued(100) == 1
+
+
 async def test_limits_that_are_set_later_are_right_at_once(store: Store) -> None:
     job = await make(store)
     epoch = await claim(store, job)
@@ -456,3 +473,39 @@ async def _quietly(work: object) -> None:
         pass
     except HmaError as error:
         raise AssertionError(error.message) from error
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+async def test_what_is_drawn_is_in_the_log_or_nowhere_when_the_reply_is_lost(
+    open_replica: OpenStore, proxy: Proxy, moment: Moment
+) -> None:
+    options = StoreOptions(quota=QuotaRules(tranche=1))
+    store, outside = await open_replica("a", url=proxy.url, options=options), await open_replica()
+    await limit(outside, tokens_per_minute=5000)
+    job = await make(outside, job_of(least_tokens=100))
+    epoch = await claim(outside, job)
+    proxy.cut(moment, "hma-meta-agent")
+    with contextlib.suppress(Unavailable):
+        await store.quotas.draws.draw(draw_of(job, epoch, 500))
+    assert proxy.cuts_made == 1
+    log = await outside.log.read(job.job_id)
+    total = log[-1].quota_drawn.total_tokens if log[-1].HasField("quota_drawn") else 100
+    row = await outside.database.fetchrow("SELECT quota_drawn, version FROM job")
+    assert row is not None
+    assert (row["quota_drawn"], row["version"]) == (total, len(log))
+    assert await used(outside) == {"tokens_per_minute": (total, total)}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+async def test_a_job_whose_reply_is_lost_counts_once(
+    open_replica: OpenStore, proxy: Proxy, moment: Moment
+) -> None:
+    store, outside = await open_replica("a", url=proxy.url), await open_replica("b")
+    await limit(outside, requests_per_hour=1, concurrent_jobs=1)
+    job = job_of(request_id="same")
+    proxy.cut(moment, "hma-meta-agent")
+    found = await store.jobs.create(job, created(job))
+    assert proxy.cuts_made == 1
+    assert found.job_id == job.job_id
+    assert await used(outside) == {"requests_per_hour": (1, 0), "concurrent_jobs": (1, 1)}
+    await check_buckets(outside)

@@ -78,3 +78,19 @@ async def test_callers_at_three_replicas_never_exceed_a_route(open_replica: Open
 
     await asyncio.gather(*(call(number) for number in range(120)))
     assert 10 < granted <= 25
+
+
+async def test_of_callers_that_ask_at_the_same_moment_one_gets_the_last_place(
+    open_replica: OpenStore,
+) -> None:
+    stores = [await open_replica(name) for name in ("a", "b", "c")]
+    limits = RouteLimits(requests=1)
+    for round_ in range(30):
+        route = f"r{round_}"
+        rooms = await asyncio.gather(
+            *(
+                store.route_windows.reserve(route, f"c{n}", 1, limits)
+                for n, store in enumerate(stores)
+            )
+        )
+        assert sum(room.granted for room in rooms) == 1
