@@ -11,6 +11,7 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from hma.errors import Fenced
 from hma.v1 import job_pb2
@@ -27,7 +28,7 @@ from services.meta_agent.driving.progress import ProgressBoard
 from services.meta_agent.driving.route_watch import RouteWatch
 from services.meta_agent.driving.streams import Services, Streams
 from services.meta_agent.driving.tenant_quota import TenantQuota
-from services.meta_agent.job.apply import apply
+from services.meta_agent.job.apply import apply, fold_events
 from services.meta_agent.job.state import JobFold
 from services.meta_agent.job.times import timestamp
 from services.meta_agent.store.append import Append, JobSummary, VersionMoved
@@ -144,14 +145,23 @@ class JobDriver:
     async def _take_over(self) -> None:
         await self._read_first()
         claimed = job_pb2.JobClaimed(replica=self._replica, epoch=self._claimed.epoch)
-        event = job_pb2.JobEvent(
+        events = [self._event("claimed", job_claimed=claimed)]
+        if not self._claimed.accepted and self._fold.interrupted is None:
+            # Nothing may be started in its name: it ends with what there is without work.
+            reason = "its tenant's quota had no room for it in its time"
+            interrupt = job_pb2.InterruptRequested(reason=reason)
+            events.append(self._event("unaccepted", interrupt_requested=interrupt))
+        await self._commit(tuple(events), fold_events(events, self._fold), seals=False)
+
+    def _event(self, name: str, **payload: Any) -> job_pb2.JobEvent:
+        """An event of the driver itself, once in its epoch."""
+        return job_pb2.JobEvent(
             job_id=self._claimed.job_id,
-            event_id=f"{self._claimed.epoch}.claimed",
+            event_id=f"{self._claimed.epoch}.{name}",
             time=timestamp(self._around.clock.now()),
             epoch=self._claimed.epoch,
-            job_claimed=claimed,
+            **payload,
         )
-        await self._commit((event,), apply(self._fold, event), seals=False)
 
     async def _step(self) -> float:
         """One decision, committed and carried out; returns when to wake."""

@@ -55,7 +55,7 @@ UPDATE job j SET driver = $1, epoch = j.epoch + 1, claim_after = NULL,
                  quota_state = CASE WHEN j.quota_state = 1 THEN 2 ELSE j.quota_state END,
                  start_time = coalesce(j.start_time, clock_timestamp())
 FROM locked l WHERE j.id = l.id
-RETURNING j.id, j.epoch, j.version, j.failed_claims, j.quota_tasks
+RETURNING j.id, j.epoch, j.version, j.failed_claims, j.quota_tasks, j.quota_state
 """
 
 _RELEASE = """
@@ -76,6 +76,7 @@ class Claimed:
         version: The log's version at the claim.
         failed: How often in a row its driver has failed by a defect before.
         places: Tasks that it may have at Workers; None when its tenant has no limit.
+        accepted: Its tenant's quota has had room for it; else it is only to be ended.
     """
 
     job_id: str
@@ -83,6 +84,7 @@ class Claimed:
     version: int
     failed: int = 0
     places: int | None = None
+    accepted: bool = True
 
 
 class Claims:
@@ -146,7 +148,12 @@ class Claims:
         )
         return [
             Claimed(
-                row["id"], row["epoch"], row["version"], row["failed_claims"], row["quota_tasks"]
+                row["id"],
+                row["epoch"],
+                row["version"],
+                row["failed_claims"],
+                row["quota_tasks"],
+                row["quota_state"] == 0,
             )
             for row in rows
         ]

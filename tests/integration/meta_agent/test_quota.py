@@ -163,17 +163,31 @@ async def test_a_job_that_waits_to_be_let_in_can_be_cancelled(postgres_url: str)
     assert (fold.spent, fold.drawn) == (0, 0)
 
 
-async def test_a_job_that_waits_until_its_deadline_ends(postgres_url: str) -> None:
+async def test_a_job_that_waits_until_its_deadline_ends_without_any_work(
+    postgres_url: str,
+) -> None:
+    let_go = asyncio.Event()
+
+    async def work(start: worker_pb2.ExecuteStart, attempt: Attempt) -> Any:
+        await let_go.wait()
+        return await answer_task(start, attempt)
+
     async with (
-        serve_scripts(Scripts()) as channel,
+        serve_scripts(Scripts(execute=work)) as channel,
         open_replica(postgres_url, channel) as replica,
     ):
-        await set_limits(replica.store, tokens_per_minute=10)
-        created = make_created(items=1)
-        job_id = await replica.create(created, 4.0, waits=True, least_tokens=5000)
-        fold = await replica.ended(job_id)
-    assert fold.ended
-    assert (fold.spent, fold.drawn) == (0, 0)
+        await set_limits(replica.store, concurrent_jobs=1)
+        first = await replica.create(make_created(items=1))
+        second = await replica.create(make_created(items=1), 3.0, waits=True)
+        fold = await replica.ended(second)
+        let_go.set()
+        await replica.ended(first)
+        [use] = (await replica.store.quotas.get("default")).uses
+    assert fold.interrupted == "its tenant's quota had no room for it in its time"
+    assert not fold.tasks
+    assert not any(attempt.grant.tokens for attempt in fold.attempts.values())
+    assert fold.spent == 0
+    assert use.used == 0
 
 
 async def test_concurrent_tasks_are_exact_over_replicas(postgres_url: str) -> None:
