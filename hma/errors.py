@@ -122,13 +122,25 @@ class QuotaExceeded(RetryableError):
 
     Attributes:
         subject: Which limit, for example `tenant:acme/tokens_per_minute`.
+        limit: The limit; None when not known.
+        remaining: What is left of it; None when not known.
     """
 
     reason = "QUOTA_EXCEEDED"
 
-    def __init__(self, message: str, *, subject: str, retry_after: float | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        subject: str,
+        retry_after: float | None = None,
+        limit: float | None = None,
+        remaining: float | None = None,
+    ) -> None:
         super().__init__(message, retry_after=retry_after)
         self.subject = subject
+        self.limit = limit
+        self.remaining = remaining
 
 
 class Unauthenticated(HmaError):

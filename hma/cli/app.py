@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "cancel": ("hma.cli.commands.jobs", "cancel"),
     "grant": ("hma.cli.commands.jobs", "grant"),
     "delete": ("hma.cli.commands.jobs", "delete"),
+    "quota": ("hma.cli.commands.quota", "quota"),
     "usage": ("hma.cli.commands.usage", "usage"),
     "audit": ("hma.cli.commands.audit", "audit"),
     "reconcile": ("hma.cli.commands.reconcile", "reconcile_command"),

@@ -162,5 +162,7 @@ _STEPS = {
     "tokens_moved": fold_steering.moved,
     "plan_trimmed": fold_steering.trimmed,
     "round_judged": fold_steering.judged,
+    "quota_drawn": fold_steering.drawn,
+    "call_deferred": fold_steering.deferred,
     "job_finished": _finished,
 }

@@ -73,6 +73,23 @@ def judged(view: JobView, event: job_pb2.JobEvent) -> JobView:
     return noted(view, f"round {judgement.round} judged: {verdict}{why}")
 
 
+def drawn(view: JobView, event: job_pb2.JobEvent) -> JobView:
+    """The job waits for its tenant's quota. What it draws otherwise is no news."""
+    draw = event.quota_drawn
+    if not draw.limit:
+        return view
+    when = f" until {draw.retry_time.ToDatetime():%H:%M:%S} UTC" if draw.retry_time.seconds else ""
+    return noted(view, f"waits for quota: {draw.limit} has no room{when}")
+
+
+def deferred(view: JobView, event: job_pb2.JobEvent) -> JobView:
+    """A call waits for its tenant's quota."""
+    waits = event.call_deferred
+    tokens = waits.intent.prompt_tokens + waits.intent.max_completion_tokens
+    name = view.name(waits.ref.task_uid)
+    return noted(view, f"{name}: its call of {count(tokens, 'token')} waits for quota")
+
+
 def interrupt(view: JobView, event: job_pb2.JobEvent) -> JobView:
     """A client wants the answer now."""
     return noted(view, _asked("an answer was asked for now", event.interrupt_requested.reason))

@@ -56,6 +56,8 @@ def _said(view: JobView, event: job_pb2.JobEvent) -> str | None:
             | "budget_granted"
             | "interrupt_requested"
             | "cancel_requested"
+            | "quota_drawn"
+            | "call_deferred"
         ):
             return view.news or None
         case "task_settled":

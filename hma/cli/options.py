@@ -196,7 +196,10 @@ def job_spec(command: F) -> F:
     @functools.wraps(command)
     def collected(**values: Any) -> Any:
         files: Iterable[str] = (*values.pop("doc"), *values.pop("files"))
-        names = ("task", "budget", "deadline", "shape", "route", "plan", "max_cost", "request_id")
+        names = (
+            *("task", "budget", "deadline", "shape", "route", "plan"),
+            *("max_cost", "request_id", "over_quota"),
+        )
         spec = {name: values.pop(name) for name in names}
         if not spec["budget"] and not spec["max_cost"]:
             raise click.UsageError("Give --budget TOKENS, --max-cost MONEY, or both.")
@@ -273,6 +276,13 @@ def job_spec(command: F) -> F:
             "--request-id",
             metavar="ID",
             help="The same id gives the same job, however often it is sent.",
+        ),
+        click.option(
+            "--over-quota",
+            type=click.Choice(["refuse", "wait"]),
+            default="refuse",
+            show_default=True,
+            help="When the tenant's quota has no room for the job now: fail, or wait for it.",
         ),
     ]
     decorated: Any = collected

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Self, TypeVar, Unpack
 
@@ -368,6 +368,33 @@ class AsyncClient:
             request.page_token = page.next_page_token
             if not request.page_token:
                 return
+
+    async def quota(self, tenant: str = "") -> admin_pb2.Quota:
+        """What a tenant may use, what it uses, and when each window frees.
+
+        Args:
+            tenant: Whose; default: the caller's. Another's is shown to operators only.
+        """
+        return await self._call(self._stub.GetQuota, admin_pb2.GetQuotaRequest(tenant=tenant))
+
+    async def set_quota(
+        self, tenant: str, preset: str = "", limits: Mapping[str, float] | None = None
+    ) -> admin_pb2.QuotaLimits:
+        """Sets what a tenant may use, for jobs from now on; operators only.
+
+        Args:
+            tenant: Whose.
+            preset: "small", "large" or "unlimited"; empty: what is set now is changed.
+            limits: Limits to change, by their names in `QuotaLimits`; 0: none.
+
+        Returns:
+            All limits of the tenant.
+
+        Raises:
+            InvalidRequest: There is no such limit or preset.
+        """
+        stub = admin_pb2_grpc.AdminServiceStub(self._channel)
+        return await self._call(stub.SetQuota, requests.set_quota(tenant, preset, limits or {}))
 
     async def status(self) -> meta_agent_pb2.SystemStatus:
         """What is up, what is not, and what to do about it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Self, TypeVar, Unpack
 
@@ -365,6 +365,33 @@ class Client:
             request.page_token = page.next_page_token
             if not request.page_token:
                 return
+
+    def quota(self, tenant: str = "") -> admin_pb2.Quota:
+        """What a tenant may use, what it uses, and when each window frees.
+
+        Args:
+            tenant: Whose; default: the caller's. Another's is shown to operators only.
+        """
+        return self._call(self._stub.GetQuota, admin_pb2.GetQuotaRequest(tenant=tenant))
+
+    def set_quota(
+        self, tenant: str, preset: str = "", limits: Mapping[str, float] | None = None
+    ) -> admin_pb2.QuotaLimits:
+        """Sets what a tenant may use, for jobs from now on; operators only.
+
+        Args:
+            tenant: Whose.
+            preset: "small", "large" or "unlimited"; empty: what is set now is changed.
+            limits: Limits to change, by their names in `QuotaLimits`; 0: none.
+
+        Returns:
+            All limits of the tenant.
+
+        Raises:
+            InvalidRequest: There is no such limit or preset.
+        """
+        stub = admin_pb2_grpc.AdminServiceStub(self._channel)
+        return self._call(stub.SetQuota, requests.set_quota(tenant, preset, limits or {}))
 
     def status(self) -> meta_agent_pb2.SystemStatus:
         """What is up, what is not, and what to do about it."""

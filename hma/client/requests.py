@@ -14,7 +14,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from hma.errors import InvalidRequest
 from hma.settings import Seconds, parse
-from hma.v1 import job_pb2, meta_agent_pb2, task_pb2
+from hma.v1 import admin_pb2, job_pb2, meta_agent_pb2, task_pb2
 
 DurationLike = float | str | timedelta
 """Seconds, "90s", "2m", "1h", or a timedelta."""
@@ -23,6 +23,7 @@ DocumentLike = str | os.PathLike[str] | tuple[str, str | bytes]
 """A path to read, or a name and its content."""
 
 Shape = Literal["auto", "single", "team"]
+OverQuota = Literal["refuse", "wait"]
 """One agent, a team, or let HMA decide."""
 
 TERMINAL = frozenset(
@@ -38,6 +39,10 @@ _SHAPES: dict[str, job_pb2.JobShape.ValueType] = {
     "auto": job_pb2.JOB_SHAPE_AUTO,
     "single": job_pb2.JOB_SHAPE_SINGLE,
     "team": job_pb2.JOB_SHAPE_TEAM,
+}
+_OVER_QUOTA: dict[str, meta_agent_pb2.OverQuota.ValueType] = {
+    "refuse": meta_agent_pb2.OVER_QUOTA_REFUSE,
+    "wait": meta_agent_pb2.OVER_QUOTA_WAIT,
 }
 
 
@@ -113,6 +118,8 @@ class JobOptions(TypedDict, total=False):
         policy: Everything else about how the job is run.
         max_cost: Most money, in the currency of the routes' prices; 0: no limit.
         request_id: The same id returns the same job; default: a fresh one.
+        over_quota: "refuse" (default) or "wait": what becomes of the job when the
+            tenant's quota has no room for it now.
     """
 
     budget: int
@@ -124,6 +131,7 @@ class JobOptions(TypedDict, total=False):
     policy: job_pb2.JobPolicy | None
     max_cost: float
     request_id: str | None
+    over_quota: OverQuota | None
 
 
 def create_job(
@@ -138,6 +146,7 @@ def create_job(
     policy: job_pb2.JobPolicy | None = None,
     max_cost: float = 0.0,
     request_id: str | None = None,
+    over_quota: OverQuota | None = None,
 ) -> meta_agent_pb2.CreateJobRequest:
     """The request for a job; `JobOptions` says what each argument means.
 
@@ -163,7 +172,31 @@ def create_job(
     )
     if plan is not None:
         spec.plan.CopyFrom(to_plan(plan))
-    return meta_agent_pb2.CreateJobRequest(job=spec, request_id=request_id or new_request_id())
+    if over_quota is not None and over_quota not in _OVER_QUOTA:
+        raise InvalidRequest.field("over_quota", f"expected refuse or wait, got {over_quota!r}")
+    return meta_agent_pb2.CreateJobRequest(
+        job=spec,
+        request_id=request_id or new_request_id(),
+        over_quota=_OVER_QUOTA[over_quota or "refuse"],
+    )
+
+
+def set_quota(tenant: str, preset: str, limits: Mapping[str, float]) -> admin_pb2.SetQuotaRequest:
+    """The request that sets a quota.
+
+    Raises:
+        InvalidRequest: There is no such limit, or it cannot be that large.
+    """
+    request = admin_pb2.SetQuotaRequest(tenant=tenant, preset=preset, update=list(limits))
+    known = admin_pb2.QuotaLimits.DESCRIPTOR.fields_by_name
+    for name, value in limits.items():
+        if name not in known:
+            raise InvalidRequest.field(name, f"no such limit; there are: {', '.join(known)}")
+        try:
+            setattr(request.limits, name, value if name == "cost_per_month" else int(value))
+        except (ValueError, OverflowError):
+            raise InvalidRequest.field(name, f"cannot be {value!r}") from None
+    return request
 
 
 def to_plan(plan: task_pb2.Plan | Mapping[str, Any]) -> task_pb2.Plan:

@@ -111,6 +111,20 @@ class _Request:
         return is_retryable(failure) and not passed_on
 
 
+class Windows(Protocol):
+    """Room in the windows of routes that have limits (`hma.rpc.route_windows`)."""
+
+    async def reserve(
+        self, route: str, tokens: int, stop: asyncio.Event, time_left: float
+    ) -> str | None:
+        """Waits for room for a call; its id, None when it was stopped or out of time."""
+        ...
+
+    async def settle(self, route: str, call_id: str, tokens: int) -> None:
+        """Says what the call took."""
+        ...
+
+
 class BudgetedLLM:
     """Makes the calls of one attempt, one after another, each within its grant.
 
@@ -118,13 +132,17 @@ class BudgetedLLM:
         llm: The provider.
         routes: All routes; the attempt names one of them.
         attempt: Asks for grants, says when to stop, collects what calls cost.
+        windows: Has room on routes with limits; without it they are not kept.
 
     Raises:
         hma.errors.CallFailed: INTERNAL: the attempt names a route that is not configured.
     """
 
-    def __init__(self, llm: LLM, routes: Routes, attempt: Attempt) -> None:
+    def __init__(
+        self, llm: LLM, routes: Routes, attempt: Attempt, windows: Windows | None = None
+    ) -> None:
         self._llm = llm
+        self._windows = windows
         self._attempt = attempt
         self._policy = routes.retry
         self._turn = asyncio.Lock()
@@ -305,7 +323,30 @@ class BudgetedLLM:
     async def _run(
         self, request: _Request, call: Call, collector: Collector
     ) -> tuple[common_pb2.Usage, str]:
-        """Runs a call to its end; gives its cost and why it ended."""
+        """Runs a call to its end, once its route has room; its cost and why it ended."""
+        windows, attempt, route = self._windows, self._attempt, self.route
+        if windows is None or not route.limited:
+            return await self._make(request, call, collector)
+        attempt.progress(call=call.number, phase="waiting for the route's limit")
+        most = call.count.tokens + call.max_tokens
+        room = await windows.reserve(route.name, most, attempt.stop, attempt.time_left())
+        if room is None:
+            return booking.nothing(), "abort"
+        used: int | None = None  # not known: it counts with the most that it can have taken
+        try:
+            usage, finish = await self._make(request, call, collector)
+            used = usage.prompt_tokens + usage.completion_tokens
+        except CallRefused:
+            used = 0
+            raise
+        finally:
+            if used is not None:
+                await windows.settle(route.name, room, used)
+        return usage, finish
+
+    async def _make(
+        self, request: _Request, call: Call, collector: Collector
+    ) -> tuple[common_pb2.Usage, str]:
         self._report(request, call, collector, Chunk())
         async with Cutter(self._attempt.stop, self._attempt.time_left()) as cutter:
             stream = await cutter.open(

@@ -12,6 +12,8 @@ The settings alone give two routes over one server: `fast` (thinking off) and
     context_tokens = 32768
     profile = "standard"                   # a preset, or one of [profiles.*]
     priority = true
+    requests_per_minute = 500              # what a hosted provider takes; left out: any number
+    tokens_per_minute = 200000
     [routes.fast.prices]                   # per million tokens
     prompt = 0.10
     cached_prompt = 0.01                   # left out: as `prompt`
@@ -71,6 +73,8 @@ class Route:
         reasoning: Whether calls may think before they answer.
         priority: Whether the server takes `priority` (vLLM with the priority policy).
         profile: What the model and its server can do.
+        requests_per_minute: Calls that the server takes in any 60 seconds; 0: any number.
+        tokens_per_minute: Tokens, prompt and completion, in any 60 seconds; 0: any number.
     """
 
     name: str
@@ -82,6 +86,13 @@ class Route:
     context_tokens: int = 8192
     reasoning: bool = False
     priority: bool = False
+    requests_per_minute: int = 0
+    tokens_per_minute: int = 0
+
+    @property
+    def limited(self) -> bool:
+        """Whether the server's windows limit calls: each then needs room in them."""
+        return bool(self.requests_per_minute or self.tokens_per_minute)
 
     @property
     def root_url(self) -> str:
@@ -135,6 +146,11 @@ class Routes(Mapping[str, Route]):
 
     def __len__(self) -> int:
         return len(self._routes)
+
+    @property
+    def dearest(self) -> float:
+        """Most money that one token can cost on any of them; 0 when tokens cost nothing."""
+        return max(route.dearest for route in self._routes.values())
 
     def choose(self, name: str) -> Route:
         """The route called `name`; the default one for an empty name.
@@ -278,6 +294,7 @@ def _parse_prices(name: str, table: Mapping[str, Any]) -> Prices:
 
 def _check_types(name: str, values: Mapping[str, Any]) -> None:
     kinds = {"model": str, "context_tokens": int, "reasoning": bool, "priority": bool}
+    kinds |= {"requests_per_minute": int, "tokens_per_minute": int}
     for key, kind in kinds.items():
         # type(), because True is an int to isinstance.
         if key in values and type(values[key]) is not kind:
@@ -287,3 +304,6 @@ def _check_types(name: str, values: Mapping[str, Any]) -> None:
         raise ValueError(f"routes.{name}.base_url: {fault}")
     if values.get("context_tokens", 256) < 256:
         raise ValueError(f"routes.{name}.context_tokens: expected 256 or more")
+    for key in ("requests_per_minute", "tokens_per_minute"):
+        if values.get(key, 0) < 0:
+            raise ValueError(f"routes.{name}.{key}: expected 0 or more")

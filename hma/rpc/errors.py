@@ -33,14 +33,30 @@ async def abort(context: grpc.aio.ServicerContext[Any, Any], error: errors.HmaEr
 
 
 def trailers_of(error: errors.HmaError) -> tuple[tuple[str, str | bytes], ...]:
-    """What travels behind the code: the details, and the header that HTTP clients know.
+    """What travels behind the code: the details, and the headers that HTTP clients know.
 
-    The gateway turns it into the response's `Retry-After`.
+    The gateway makes headers of the response of them.
     """
-    details = (DETAILS_KEY, to_status(error).SerializeToString())
-    if not isinstance(error, errors.RetryableError) or error.retry_after is None:
-        return (details,)
-    return details, ("retry-after", str(max(math.ceil(error.retry_after), 0)))
+    trailers: list[tuple[str, str | bytes]] = [(DETAILS_KEY, to_status(error).SerializeToString())]
+    if not isinstance(error, errors.RetryableError):
+        return tuple(trailers)
+    if error.retry_after is not None:
+        trailers.append(("retry-after", str(max(math.ceil(error.retry_after), 0))))
+    if isinstance(error, errors.QuotaExceeded):
+        trailers += _limit_headers(error)
+    return tuple(trailers)
+
+
+def _limit_headers(error: errors.QuotaExceeded) -> list[tuple[str, str | bytes]]:
+    """The usual headers of a limit: how much, what is left, seconds until there is more."""
+    headers: list[tuple[str, str | bytes]] = []
+    if error.limit is not None:
+        headers.append(("x-ratelimit-limit", f"{error.limit:.10g}"))
+    if error.remaining is not None:
+        headers.append(("x-ratelimit-remaining", f"{error.remaining:.10g}"))
+    if error.retry_after is not None:
+        headers.append(("x-ratelimit-reset", str(max(math.ceil(error.retry_after), 0))))
+    return headers
 
 
 def unexpected(error: BaseException, where: str) -> errors.HmaError:

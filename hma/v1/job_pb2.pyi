@@ -1369,7 +1369,7 @@ class QuotaDrawn(_message.Message):
     LIMIT_FIELD_NUMBER: _builtins.int
     RETRY_TIME_FIELD_NUMBER: _builtins.int
     tokens: _builtins.int
-    """Tokens drawn now; 0 when there was room for none."""
+    """Tokens drawn now; 0 when there was room for none, below 0 what was given back then."""
     total_tokens: _builtins.int
     """All that the job has drawn so far, these included."""
     cost: _builtins.float

@@ -11,6 +11,7 @@ from hma.rpc.callers import ANALYST
 from hma.rpc.channel import open_channel
 from hma.rpc.membership import Membership
 from hma.rpc.reporter import Reporter
+from hma.rpc.route_windows import RouteWindows
 from hma.rpc.server import Service, serve
 from hma.rpc.service import run_service
 from hma.rpc.slots import Slots
@@ -35,7 +36,7 @@ async def main(settings: AnalystSettings) -> None:
         Reporter(channel, registry=registry) as reporter,
         Slots(settings.max_concurrent, registry=registry) as slots,
     ):
-        servicer = AnalystServicer(llm, routes, slots, reporter)
+        servicer = AnalystServicer(llm, routes, slots, reporter, windows=RouteWindows(channel))
         register = partial(analyst_pb2_grpc.add_AnalystServiceServicer_to_server, servicer)
         await serve(
             settings.server,

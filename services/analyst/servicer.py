@@ -13,6 +13,7 @@ from hma.llm.routes import Routes
 from hma.rpc.attempt import Attempt
 from hma.rpc.attempt_server import AttemptTiming, serve_attempt
 from hma.rpc.reporter import ReportSink
+from hma.rpc.route_windows import RouteWindows
 from hma.rpc.slots import Slots
 from hma.v1 import analyst_pb2, analyst_pb2_grpc, attempt_pb2, common_pb2
 from services.analyst.inputs import Inputs
@@ -37,12 +38,14 @@ class AnalystServicer(analyst_pb2_grpc.AnalystServiceServicer):
         slots: Slots,
         reporter: ReportSink,
         timing: AttemptTiming | None = None,
+        windows: RouteWindows | None = None,
     ) -> None:
         self._llm = llm
         self._routes = routes
         self._slots = slots
         self._reporter = reporter
         self._timing = timing
+        self._windows = windows
 
     async def Plan(
         self,
@@ -77,5 +80,5 @@ class AnalystServicer(analyst_pb2_grpc.AnalystServiceServicer):
             # The settings of the services differ, as while new ones are rolled out.
             why = f"the Analyst does not know the route {attempt.route!r}"
             return await plan(Inputs.of(start, self._routes.default, why), None, attempt)
-        llm = BudgetedLLM(self._llm, self._routes, attempt)
+        llm = BudgetedLLM(self._llm, self._routes, attempt, self._windows)
         return await plan(Inputs.of(start, self._routes.choose(attempt.route)), llm, attempt)

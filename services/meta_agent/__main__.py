@@ -27,7 +27,6 @@ from services.meta_agent.access.admin_servicer import AdminServicer
 from services.meta_agent.access.audit_trail import AuditTrail
 from services.meta_agent.access.auditing import audited
 from services.meta_agent.access.opening import open_access
-from services.meta_agent.access.parts_to_come import QuotasToCome
 from services.meta_agent.deciding.rules import Rules
 from services.meta_agent.driving.breaker import BreakerRules
 from services.meta_agent.driving.capacity import Capacity
@@ -42,6 +41,7 @@ from services.meta_agent.edge.admission import Admission
 from services.meta_agent.edge.auditing import AuditReading
 from services.meta_agent.edge.door import Door
 from services.meta_agent.edge.internal_servicer import InternalServicer
+from services.meta_agent.edge.quota import QuotaSetting
 from services.meta_agent.edge.reader import JobReader
 from services.meta_agent.edge.relay import Relays
 from services.meta_agent.edge.servicer import MetaAgentServicer
@@ -54,10 +54,13 @@ from services.meta_agent.recording.recorder import Recorder
 from services.meta_agent.settings import MetaAgentSettings
 from services.meta_agent.starting import open_on_database
 from services.meta_agent.store.ids import new_replica_id
+from services.meta_agent.store.quota_limits import PRESETS
+from services.meta_agent.store.quota_lock import QuotaRules
 from services.meta_agent.store.store import Store, StoreOptions, open_store
 from services.meta_agent.upkeep.audit_expiry import AuditExpiry
 from services.meta_agent.upkeep.expiry import Expiry
 from services.meta_agent.upkeep.idle import IdleState
+from services.meta_agent.upkeep.quota import QuotaUpkeep
 
 _SAMPLE_INTERVAL = 1.0
 
@@ -83,7 +86,12 @@ async def main(settings: MetaAgentSettings) -> None:
             replica_id=replica_id,
             address=settings.advertised_address(),
             on_lost=lease_lost,
-            options=StoreOptions(pool_size=settings.database_connections),
+            options=StoreOptions(
+                pool_size=settings.database_connections,
+                quota=QuotaRules(
+                    default=PRESETS[settings.default_quota], tranche=settings.quota_tranche
+                ),
+            ),
         )
         store = await open_on_database(url, settings.database_wait, open_, stack)
         peers = [
@@ -113,6 +121,7 @@ async def main(settings: MetaAgentSettings) -> None:
             board=board,
             history=history,
             held=store.beat.held,
+            draws=store.quotas.draws,
             observers=(Recorder(counters, benchmark, rules).observe,),
         )
         drivers = Drivers(
@@ -171,6 +180,7 @@ async def main(settings: MetaAgentSettings) -> None:
             trail.run(),
             AuditExpiry(store.audit, age=settings.audit_retention).run(),
             idle.run(),
+            QuotaUpkeep(store.quotas).run(),
             _sample(drivers, watches, relays, registry),
             *(run() for run in access.work),
         ]
@@ -229,7 +239,7 @@ def services_of(
     )
     internal = InternalServicer(store, rules, board)
     admin = AdminServicer(
-        store.keys, store.clock, quotas=QuotasToCome(), audit=AuditReading(store.audit)
+        store.keys, store.clock, quotas=QuotaSetting(store), audit=AuditReading(store.audit)
     )
     jobs_of = meta_agent_pb2.DESCRIPTOR.services_by_name["MetaAgentService"]
     keys_of = admin_pb2.DESCRIPTOR.services_by_name["AdminService"]

@@ -16,6 +16,8 @@ from hma.settings import Bytes, Seconds, Secret, at_least, is_port, setting
 from services.meta_agent.access.settings import AccessSettings
 from services.meta_agent.access.tenants import NAME_RULE, is_tenant
 from services.meta_agent.edge.limits import Limits
+from services.meta_agent.store.quota_limits import PRESETS
+from services.meta_agent.store.quota_lock import TRANCHE
 
 _INTERNAL_LISTENER = "127.0.0.1:8081"
 _MESSAGE_OVERHEAD = 1 << 20
@@ -67,6 +69,10 @@ def _is_share(value: float) -> str | None:
 
 def _is_audit_retention(value: float) -> str | None:
     return None if value == 0 or value >= 86_400 else f"expected 0 or a day and more, got {value}"
+
+
+def _is_preset(value: str) -> str | None:
+    return None if value in PRESETS else f"expected one of {', '.join(PRESETS)}, got {value!r}"
 
 
 def _is_tenant(value: str) -> str | None:
@@ -247,6 +253,18 @@ class MetaAgentSettings:
         Seconds(0),
         "How long an entry of the audit trail is kept, a day at least; 0: for ever",
         check=_is_audit_retention,
+    )
+    default_quota: str = setting(
+        "HMA_DEFAULT_QUOTA",
+        "unlimited",
+        'What tenants may use for whom no limits were set: "small", "large" or "unlimited"',
+        check=_is_preset,
+    )
+    quota_tranche: int = setting(
+        "HMA_QUOTA_TRANCHE",
+        TRANCHE,
+        "Tokens that a job draws at once from its tenant's windows, when they have room",
+        check=at_least(1),
     )
     idle_state: Seconds = setting(
         "HMA_IDLE_STATE",

@@ -12,6 +12,7 @@ from hma.rpc.channel import open_channel
 from hma.rpc.documents import DocumentReader
 from hma.rpc.membership import Membership
 from hma.rpc.reporter import Reporter
+from hma.rpc.route_windows import RouteWindows
 from hma.rpc.server import Service, serve
 from hma.rpc.service import run_service
 from hma.rpc.slots import Slots
@@ -37,7 +38,9 @@ async def main(settings: ReducerSettings) -> None:
         Slots(settings.max_concurrent, registry=registry) as slots,
     ):
         reader = DocumentReader(channel, settings.document_cache, idle=settings.idle_state)
-        servicer = ReducerServicer(llm, routes, reader, slots, reporter)
+        servicer = ReducerServicer(
+            llm, routes, reader, slots, reporter, windows=RouteWindows(channel)
+        )
         register = partial(reducer_pb2_grpc.add_ReducerServiceServicer_to_server, servicer)
         await serve(
             settings.server,

@@ -13,6 +13,7 @@ from hma.llm.routes import Routes
 from hma.rpc.attempt import Attempt
 from hma.rpc.attempt_server import AttemptTiming, serve_attempt
 from hma.rpc.reporter import ReportSink
+from hma.rpc.route_windows import RouteWindows
 from hma.rpc.slots import Slots
 from hma.v1 import attempt_pb2, common_pb2, reducer_pb2, reducer_pb2_grpc
 from services.reducer.extracts import Reader
@@ -39,6 +40,7 @@ class ReducerServicer(reducer_pb2_grpc.ReducerServiceServicer):
         slots: Slots,
         reporter: ReportSink,
         timing: AttemptTiming | None = None,
+        windows: RouteWindows | None = None,
     ) -> None:
         self._llm = llm
         self._routes = routes
@@ -46,6 +48,7 @@ class ReducerServicer(reducer_pb2_grpc.ReducerServiceServicer):
         self._slots = slots
         self._reporter = reporter
         self._timing = timing
+        self._windows = windows
 
     async def Reduce(
         self,
@@ -79,5 +82,5 @@ class ReducerServicer(reducer_pb2_grpc.ReducerServiceServicer):
         # prose, not the answer.
         known = not attempt.route or attempt.route in self._routes
         route = self._routes.choose(attempt.route) if known else self._routes.default
-        writer = BudgetedLLM(self._llm, self._routes, attempt) if known else None
+        writer = BudgetedLLM(self._llm, self._routes, attempt, self._windows) if known else None
         return await Reduction(start, attempt, self._reader, writer, route.context_tokens).run()

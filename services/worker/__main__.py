@@ -12,6 +12,7 @@ from hma.rpc.channel import open_channel
 from hma.rpc.documents import DocumentReader
 from hma.rpc.membership import Membership
 from hma.rpc.reporter import Reporter
+from hma.rpc.route_windows import RouteWindows
 from hma.rpc.server import Service, serve
 from hma.rpc.service import run_service
 from hma.rpc.slots import Slots
@@ -44,7 +45,9 @@ async def main(settings: WorkerSettings) -> None:
         reader = DocumentReader(channel, share, idle=settings.idle_state)
         library = Library(reader, share, settings.idle_state)
         metrics = WorkerMetrics(registry, lambda: slots.running)
-        servicer = WorkerServicer(llm, routes, library, slots, reporter, metrics)
+        servicer = WorkerServicer(
+            llm, routes, library, slots, reporter, metrics, windows=RouteWindows(channel)
+        )
         register = partial(worker_pb2_grpc.add_WorkerServiceServicer_to_server, servicer)
         await serve(
             settings.server,

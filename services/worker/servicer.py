@@ -14,6 +14,7 @@ from hma.llm.routes import Routes
 from hma.rpc.attempt import Attempt, AttemptStopped
 from hma.rpc.attempt_server import AttemptTiming, serve_attempt
 from hma.rpc.reporter import ReportSink
+from hma.rpc.route_windows import RouteWindows
 from hma.rpc.slots import Slots
 from hma.v1 import attempt_pb2, common_pb2, worker_pb2, worker_pb2_grpc
 from services.worker.execution import Execution
@@ -43,6 +44,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         reporter: ReportSink,
         metrics: WorkerMetrics,
         timing: AttemptTiming | None = None,
+        windows: RouteWindows | None = None,
     ) -> None:
         self._llm = llm
         self._routes = routes
@@ -51,6 +53,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         self._reporter = reporter
         self._metrics = metrics
         self._timing = timing
+        self._windows = windows
 
     async def Execute(
         self,
@@ -86,7 +89,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         begin = time.monotonic()
         try:
             # First of all: an unknown route fails before anything is fetched.
-            llm = BudgetedLLM(self._llm, self._routes, attempt)
+            llm = BudgetedLLM(self._llm, self._routes, attempt, self._windows)
             attempt.progress(phase="reading")
             source = await _open(self._library, start, attempt)
             result = await Execution(start, attempt, source, llm).run()

@@ -10,6 +10,7 @@ from services.meta_agent.deciding.budget import Purse, limit_of, purse_of
 from services.meta_agent.deciding.deadlines import work_deadline
 from services.meta_agent.deciding.failing import shunned
 from services.meta_agent.deciding.money import within_money
+from services.meta_agent.deciding.quota import at_most, is_waiting, pays
 from services.meta_agent.deciding.retrying import next_try, workers_closed_until
 from services.meta_agent.deciding.routing import choose_route
 from services.meta_agent.deciding.stopping import why_stop
@@ -117,7 +118,7 @@ def _say_what_is_waited_for(turn: Turn, closed_until: float, route: str) -> None
         turn.change_state(fold.state, f"{WAITING}Workers: {last.result.failure.message}")
     elif detail and not any(True for _ in fold.open_attempts()):
         turn.change_state(fold.state, f"{WAITING}route {route}: {detail}")
-    elif fold.reason.startswith(WAITING):
+    elif fold.reason.startswith(WAITING) and not is_waiting(fold):
         turn.change_state(fold.state, "tasks run")
 
 
@@ -155,16 +156,19 @@ def _start(turn: Turn, task: TaskFold, purse: Purse, away: set[str]) -> Unpaid |
     estimate = estimate_open(task, turn.fold, turn.rules, turn.rules.route(name))
     if limit < estimate.floor:
         return Unpaid(task, limit, estimate.floor)
-    if waits is not None:
-        _take_from_pool(turn, task, min(estimate.total, limit), purse)
     # What a grant has too much comes back when the call has settled, unless others
     # need it meanwhile.
     wanted = estimate.tight_grant if turn.fold.deferred else estimate.first_grant
+    wanted = at_most(turn, min(wanted, limit), estimate.floor)
+    if not pays(turn, wanted, reserved=purse.reserved):
+        return None  # the budget pays for it: it waits until more is drawn
+    if waits is not None:
+        _take_from_pool(turn, task, min(estimate.total, limit), purse)
     turn.start_attempt(
         task.uid,
         common_pb2.ROLE_WORKER,
         route=name,
-        tokens=min(wanted, limit),
+        tokens=wanted,
         deadline=min(turn.now + _timeout(turn, task), work_deadline(turn.fold, turn.rules)),
         route_reason=reason,
     )

@@ -20,6 +20,7 @@ from services.meta_agent.deciding.budget import (
 )
 from services.meta_agent.deciding.estimate import dependency_tokens, estimate_task
 from services.meta_agent.deciding.money import within_money
+from services.meta_agent.deciding.quota import at_most, drawn_left, pays, waiting_is_over
 from services.meta_agent.deciding.rules import Rules, is_on
 from services.meta_agent.deciding.turn import Turn
 from services.meta_agent.deciding.valuing import longer_completion, open_items, value_of
@@ -68,6 +69,27 @@ def answer_intent(
         estimate = estimate_task(task.task, route, 0, rules.history, items)
         granted.estimate.CopyFrom(value_of(task.task, items, estimate, route, fold, rules))
     return granted
+
+
+def within_drawn(turn: Turn, attempt: AttemptFold, granted: job_pb2.CallGranted) -> bool:
+    """Whether a grant may be given now; not while it waits for tokens to be drawn.
+
+    It is cut to what the tenant's limits can ever pay for and, once the answer is wanted,
+    to what is drawn; then it is denied rather than waited for.
+    """
+    grant, intent = granted.grant, granted.intent
+    if turn.fold.drawn is None or grant.denied:
+        return True
+    least = intent.prompt_tokens + max(intent.min_completion_tokens, 1)
+    grant.tokens = at_most(turn, grant.tokens, least)
+    held = attempt.outstanding
+    reducing = attempt.role == common_pb2.ROLE_REDUCER
+    if reducing and waiting_is_over(turn):
+        limit = min(int(drawn_left(turn.fold)) + held, grant.tokens)
+        granted.grant.CopyFrom(grant_for(intent, limit))
+        return True
+    reserved = 0 if reducing else purse_of(turn.fold, turn.rules).reserved
+    return pays(turn, grant.tokens, reserved=reserved, back=held)
 
 
 def release_surplus(turn: Turn, key: AttemptKey, calls_left: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hma.v1 import attempt_pb2, common_pb2, job_pb2
 from services.meta_agent.deciding.admitting import admit_fragment
-from services.meta_agent.deciding.granting import answer_intent, release_surplus
+from services.meta_agent.deciding.granting import answer_intent, release_surplus, within_drawn
 from services.meta_agent.deciding.observed import Ended, Intended, Planned, Refused
 from services.meta_agent.deciding.turn import Turn
 from services.meta_agent.job.state import AttemptFold
@@ -61,6 +61,8 @@ def _answer_intent(turn: Turn, attempt: AttemptFold, intent: attempt_pb2.CallInt
         attempt = turn.fold.attempts[attempt.key]
     if intent.call in attempt.settled:
         return
+    if attempt.deferred is not None and attempt.deferred.call == intent.call:
+        return  # said once more; it waits as before
     if covered(attempt.grant, intent):
         release_surplus(turn, attempt.key, intent.calls_left)
         return
@@ -69,8 +71,26 @@ def _answer_intent(turn: Turn, attempt: AttemptFold, intent: attempt_pb2.CallInt
         granted = job_pb2.CallGranted(ref=turn.ref(attempt), grant=grant, intent=intent)
     else:
         granted = answer_intent(turn, attempt, intent)
+        if not within_drawn(turn, attempt, granted):
+            deferred = job_pb2.CallDeferred(ref=turn.ref(attempt), intent=intent)
+            turn.emit(call_deferred=deferred)
+            return
     turn.emit(call_granted=granted)
     release_surplus(turn, attempt.key, intent.calls_left)
+
+
+def grant_deferred(turn: Turn) -> None:
+    """Answers calls that waited, in order, as far as what is drawn pays for them now."""
+    if turn.fold.drawn is None:
+        return
+    for attempt in list(turn.fold.open_attempts()):
+        intent = attempt.deferred
+        if intent is None or attempt.stop is not None:
+            continue  # who was told to stop waits no longer
+        granted = answer_intent(turn, attempt, intent)
+        if within_drawn(turn, attempt, granted):
+            turn.emit(call_granted=granted)
+            release_surplus(turn, attempt.key, intent.calls_left)
 
 
 def covered(grant: attempt_pb2.Grant, intent: attempt_pb2.CallIntent) -> bool:

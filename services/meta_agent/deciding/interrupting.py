@@ -40,7 +40,7 @@ def interrupt_work(turn: Turn) -> None:
     paces: Paces | None = None
     for attempt in list(turn.fold.open_attempts()):
         task = turn.fold.tasks.get(attempt.uid)
-        if task is None or attempt.stop is not None:
+        if task is None or attempt.stop is not None or attempt.deferred is not None:
             continue
         if attempt.failed_calls >= FAILED_CALLS:
             turn.stop_attempt(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -86,9 +87,11 @@ class Observations:
         broken: Streams that broke, until the log knows what became of them.
         slots: How many more Worker attempts this replica may have open.
         routes: By name. A route that is missing here is taken to be ready.
+        quota_most: Tokens that the tenant's limits let a job hold at once, as far as known.
     """
 
     inbox: tuple[Observed, ...] = ()
     broken: Mapping[AttemptKey, Broken] = field(default_factory=lambda: MappingProxyType({}))
     slots: int = 1_000_000
     routes: Mapping[str, RouteState] = field(default_factory=lambda: MappingProxyType({}))
+    quota_most: float = math.inf

@@ -7,6 +7,7 @@ from services.meta_agent.deciding.admitting import admit_task, unclaimed_items
 from services.meta_agent.deciding.budget import plan_limit, purse_of
 from services.meta_agent.deciding.deadlines import work_deadline
 from services.meta_agent.deciding.money import within_money
+from services.meta_agent.deciding.quota import at_most, is_waiting, pays
 from services.meta_agent.deciding.retrying import counted, is_full, next_try
 from services.meta_agent.deciding.routing import planning_route
 from services.meta_agent.deciding.shape import decide_shape, single_task
@@ -16,6 +17,9 @@ from services.meta_agent.job.layers import topological_order
 from services.meta_agent.job.state import AttemptFold
 
 PLAN_TRIES = 3
+
+FIRST_GRANT = 2000
+"""Tokens that the Analyst begins with when they have to be drawn."""
 
 
 def advance_plan(turn: Turn) -> None:
@@ -62,7 +66,8 @@ def _ask_analyst(turn: Turn) -> None:
     if attempts and attempts[-1].open:
         return
     if not attempts:
-        turn.change_state(job_pb2.JOB_STATE_PLANNING, "the Analyst plans")
+        if turn.fold.state != job_pb2.JOB_STATE_PLANNING or not is_waiting(turn.fold):
+            turn.change_state(job_pb2.JOB_STATE_PLANNING, "the Analyst plans")
         _start(turn)
         return
     last = attempts[-1]
@@ -93,6 +98,12 @@ def _start(turn: Turn) -> None:
     tokens = plan_limit(turn.fold, turn.rules) if route.profile.can_plan else 0
     reserved = purse_of(turn.fold, turn.rules).reserved_money
     tokens = within_money(tokens, turn.fold, turn.rules, route.name, reserved=reserved)
+    if tokens and turn.fold.drawn is not None:
+        # Enough to begin with; the Analyst asks for what it needs beyond that.
+        tokens = at_most(turn, min(tokens, FIRST_GRANT), 1)
+        kept = purse_of(turn.fold, turn.rules).reserved
+        if not pays(turn, tokens, reserved=kept):
+            return
     deadline = min(turn.now + turn.rules.plan_timeout, _half_time(turn, turn.now))
     turn.start_attempt(
         turn.fold.plan_uid,

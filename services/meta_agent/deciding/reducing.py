@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 from hma.v1 import attempt_pb2, common_pb2, job_pb2, reducer_pb2
-from services.meta_agent.deciding.budget import reduce_limit, reduce_mode, reserve
+from services.meta_agent.deciding.budget import (
+    REDUCE_OVERHEAD,
+    reduce_limit,
+    reduce_mode,
+    reserve,
+)
 from services.meta_agent.deciding.deadlines import LAST_MOMENT, reduce_deadline, work_deadline
 from services.meta_agent.deciding.money import within_money
+from services.meta_agent.deciding.quota import (
+    at_most,
+    drawn_left,
+    is_waiting,
+    pays,
+    waiting_is_over,
+)
 from services.meta_agent.deciding.retrying import counted, is_full, next_try
 from services.meta_agent.deciding.routing import reducing_route
 from services.meta_agent.deciding.turn import Turn
@@ -27,7 +39,8 @@ def advance_reduce(turn: Turn) -> None:
     attempts = fold.attempts_of(fold.reduce_uid)
     over = (bool(attempts) and attempts[-1].open) or gave_up(fold)
     lacks = "" if over else _lacking_route(turn)
-    turn.change_state(job_pb2.JOB_STATE_REDUCING, lacks or "the answer is being made")
+    if lacks or fold.state != job_pb2.JOB_STATE_REDUCING or not is_waiting(fold):
+        turn.change_state(job_pb2.JOB_STATE_REDUCING, lacks or "the answer is being made")
     if over or turn.now >= fold.deadline - 2 * LAST_MOMENT:
         return
     if attempts:
@@ -38,11 +51,18 @@ def advance_reduce(turn: Turn) -> None:
     if lacks:
         turn.wake(work_deadline(turn.fold, turn.rules))
         return  # the driver decides again when a route's state changes
+    tokens = _grant(turn)
+    if tokens and not pays(turn, tokens):
+        if not waiting_is_over(turn):
+            turn.wake(work_deadline(turn.fold, turn.rules))
+            return
+        left = int(drawn_left(turn.fold))
+        tokens = left if left >= REDUCE_OVERHEAD else 0
     turn.start_attempt(
         fold.reduce_uid,
         common_pb2.ROLE_REDUCER,
         route=_route(turn),
-        tokens=_grant(turn),
+        tokens=tokens,
         deadline=reduce_deadline(turn.fold, turn.now),
     )
 
@@ -88,7 +108,7 @@ def _grant(turn: Turn) -> int:
     if not any(task.result is not None for task in turn.fold.tasks.values()):
         return 0  # nothing to write about
     tokens = min(reserve(turn.fold, turn.rules), reduce_limit(turn.fold, turn.rules))
-    return within_money(tokens, turn.fold, turn.rules, _route(turn))
+    return at_most(turn, within_money(tokens, turn.fold, turn.rules, _route(turn)), 1)
 
 
 def answered(fold: JobFold) -> bool:

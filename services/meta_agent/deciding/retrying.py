@@ -38,6 +38,8 @@ def is_free(attempt: AttemptFold, policy: job_pb2.JobPolicy) -> bool:
     """
     if attempt.result is None or attempt.succeeded:
         return False
+    if waited_for_quota(attempt) and not attempt.spent:
+        return True
     failed = attempt.result.failure.failure_class
     if attempt.refused:
         return failed in FREE
@@ -47,6 +49,12 @@ def is_free(attempt: AttemptFold, policy: job_pb2.JobPolicy) -> bool:
     waits = rule.action in (job_pb2.FAILURE_ACTION_RETRY, job_pb2.FAILURE_ACTION_FALLBACK)
     bought_nothing = attempt.spent > 0 and not attempt.result.task.items
     return waits and not rule.attempts and not bought_nothing
+
+
+def waited_for_quota(attempt: AttemptFold) -> bool:
+    """Whether its time ran out while a call of it waited for its tenant's quota."""
+    timeout = job_pb2.INTERRUPT_CAUSE_TIMEOUT
+    return attempt.deferred is not None and attempt.cause == timeout
 
 
 def counted(attempts: Sequence[AttemptFold], policy: job_pb2.JobPolicy) -> list[AttemptFold]:
@@ -76,7 +84,8 @@ def may_try_again(attempts: Sequence[AttemptFold], policy: job_pb2.JobPolicy, al
         return True
     tries = counted(attempts, policy)
     if last.status is AttemptStatus.FINISHED and last.stop is not None:
-        return last.cause in _MAY_GO_BETTER and len(tries) < allowed
+        again = last.cause in _MAY_GO_BETTER or waited_for_quota(last)
+        return again and len(tries) < allowed
     return may_retry(policy, class_of(last), tries, allowed)
 
 

@@ -59,7 +59,7 @@ def _settle(
     if any(attempt.succeeded for attempt in attempts):
         turn.settle_task(task, job_pb2.TASK_STATE_SUCCEEDED)
     elif stopped is not None:
-        _end_short(turn, task, _with_refusal(stopped, last))
+        _end_short(turn, task, _with_quota(turn, _with_refusal(stopped, last), last))
     elif last is None:
         if blocker is not None:
             words = f"task {blocker}, which it needs, did not succeed"
@@ -96,6 +96,17 @@ def _end_short(turn: Turn, task: TaskFold, why: common_pb2.Failure) -> None:
     else:
         state = job_pb2.TASK_STATE_FAILED if task.attempts else job_pb2.TASK_STATE_SKIPPED
     turn.settle_task(task, state, why)
+
+
+def _with_quota(
+    turn: Turn, stopped: common_pb2.Failure, last: AttemptFold | None
+) -> common_pb2.Failure:
+    """Why work had to stop and, when a task waited for its tenant's quota, for which limit."""
+    limit = turn.fold.quota_limit
+    if not limit or (last is not None and last.deferred is None):
+        return stopped
+    words = f"{stopped.message}, and it waited for quota: {limit}"
+    return common_pb2.Failure(failure_class=stopped.failure_class, message=words, role=stopped.role)
 
 
 def _with_refusal(stopped: common_pb2.Failure, last: AttemptFold | None) -> common_pb2.Failure:

@@ -27,6 +27,9 @@ class Turn:
         events: What was decided, in order.
         wake_at: When to decide again if nothing happens before.
         crowded: Routes on which a task would start if they had a place for it.
+        quota_least: Tokens that must be drawn so that what waits first can go on; 0 while
+            nothing waits.
+        quota_tokens: What all that waits could use.
     """
 
     def __init__(self, fold: JobFold, observed: Observations, now: float, rules: Rules) -> None:
@@ -38,6 +41,8 @@ class Turn:
         self.wake_at = math.inf
         self._version = fold.version
         self.crowded: set[str] = set()
+        self.quota_least = 0
+        self.quota_tokens = 0
         self._before = open_workers(fold)
 
     @property

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from hma.errors import Fenced
 from hma.v1 import job_pb2
 from services.meta_agent.deciding.decide import Decision, decide
 from services.meta_agent.deciding.dispatching import ready_tasks
+from services.meta_agent.deciding.money import held_money
 from services.meta_agent.deciding.observed import Observations
+from services.meta_agent.deciding.quota import Wanted
 from services.meta_agent.deciding.rules import Rules
 from services.meta_agent.deciding.turn import open_workers
 from services.meta_agent.driving.capacity import Capacity, claimant
@@ -23,7 +27,8 @@ from services.meta_agent.driving.history_watch import HistoryWatch
 from services.meta_agent.driving.progress import ProgressBoard
 from services.meta_agent.driving.route_watch import RouteWatch
 from services.meta_agent.driving.streams import Services, Streams
-from services.meta_agent.job.apply import apply
+from services.meta_agent.driving.tenant_quota import TenantQuota
+from services.meta_agent.job.apply import apply, fold_events
 from services.meta_agent.job.state import JobFold
 from services.meta_agent.job.times import timestamp
 from services.meta_agent.store.append import Append, JobSummary, VersionMoved
@@ -31,6 +36,7 @@ from services.meta_agent.store.claims import Claimed
 from services.meta_agent.store.clock import Clock
 from services.meta_agent.store.log import JobLog
 from services.meta_agent.store.notify import Notifications
+from services.meta_agent.store.quota_draws import Draws
 
 _log = logging.getLogger(__name__)
 
@@ -54,6 +60,7 @@ class Surroundings:
     Attributes:
         history: What calls have cost so far.
         held: Whether this replica's lease is held, seen from here and now.
+        draws: Takes tokens and places out of tenants' quotas.
         observers: Told of every event that this replica commits or reads while it
             drives, and of what no driver has read before, with the states before and
             after it. They must not wait and must not fail.
@@ -69,6 +76,7 @@ class Surroundings:
     board: ProgressBoard
     history: HistoryWatch
     held: Callable[[], bool]
+    draws: Draws
     observers: Sequence[Callable[[job_pb2.JobEvent, JobFold, JobFold], None]] = ()
 
 
@@ -91,6 +99,7 @@ class JobDriver:
         self._decided = False
         self._budget_changed = False
         self._leaving = False
+        self._quota = TenantQuota(claimed, around.draws, around.rules.routes.dearest)
 
     @property
     def ended(self) -> bool:
@@ -136,14 +145,23 @@ class JobDriver:
     async def _take_over(self) -> None:
         await self._read_first()
         claimed = job_pb2.JobClaimed(replica=self._replica, epoch=self._claimed.epoch)
-        event = job_pb2.JobEvent(
+        events = [self._event("claimed", job_claimed=claimed)]
+        if not self._claimed.accepted and self._fold.interrupted is None:
+            # Nothing may be started in its name: it ends with what there is without work.
+            reason = "its tenant's quota had no room for it in its time"
+            interrupt = job_pb2.InterruptRequested(reason=reason)
+            events.append(self._event("unaccepted", interrupt_requested=interrupt))
+        await self._commit(tuple(events), fold_events(events, self._fold), seals=False)
+
+    def _event(self, name: str, **payload: Any) -> job_pb2.JobEvent:
+        """An event of the driver itself, once in its epoch."""
+        return job_pb2.JobEvent(
             job_id=self._claimed.job_id,
-            event_id=f"{self._claimed.epoch}.claimed",
+            event_id=f"{self._claimed.epoch}.{name}",
             time=timestamp(self._around.clock.now()),
             epoch=self._claimed.epoch,
-            job_claimed=claimed,
+            **payload,
         )
-        await self._commit((event,), apply(self._fold, event), seals=False)
 
     async def _step(self) -> float:
         """One decision, committed and carried out; returns when to wake."""
@@ -157,6 +175,7 @@ class JobDriver:
             broken=self._streams.broken(),
             slots=self._slots(),
             routes=around.routes.states_for(job_id),
+            quota_most=self._quota.most,
         )
         now = around.clock.now()
         rules = replace(around.rules, history=around.history.latest)
@@ -173,13 +192,36 @@ class JobDriver:
             raise Fenced("the lease of this replica is lost")
         self._streams.carry_out(self._fold, around.clock.now(), rules)
         self._show()
-        return decision.wake_at
+        return min(decision.wake_at, await self._match_quota(decision.wanted))
+
+    async def _match_quota(self, wanted: Wanted | None) -> float:
+        """Draws what the job could use of its tenant's quota; returns when to wake for it."""
+        quota, fold, clock = self._quota, self._fold, self._around.clock
+        if fold.ended or (wanted is None and quota.places is None):
+            return math.inf
+        loop = asyncio.get_running_loop()
+        wake_at = math.inf
+        if wanted is not None:
+            event = await quota.draw(wanted, fold)
+            if event is not None:
+                await self._read()
+                self._news.set()
+            wake_at = quota.next_draw
+        running = open_workers(fold).total()
+        ready = 0 if self._leaving else len(ready_tasks(fold))
+        if await quota.match_places(fold, running, ready):
+            self._news.set()
+        wake_at = min(wake_at, quota.next_look(running, ready))
+        return clock.now() + max(wake_at - loop.time(), 0.0)
 
     def _slots(self) -> int:
         """Worker attempts that may be opened, besides one for each that ends."""
         if self._leaving:
             return -open_workers(self._fold).total()  # not even those
-        return self._around.capacity.free_for(self._claimed.job_id)
+        free = self._around.capacity.free_for(self._claimed.job_id)
+        if self._quota.places is None:
+            return free
+        return min(free, self._quota.places - open_workers(self._fold).total())
 
     def _introduce(self) -> None:
         """Whose the job is, for those who share places out."""
@@ -210,6 +252,8 @@ class JobDriver:
             summary=JobSummary(after.state, after.reason, after.spent, budget),
             seal=seals,
             expected_version=before if seals else None,
+            lost_tokens=after.unknown if seals else 0,
+            lost_cost=held_money(after, self._around.rules) if seals else 0.0,
         )
         try:
             version = await self._around.log.append(append)

@@ -153,7 +153,7 @@ class Drivers:
                 else:
                     await driver.run()
                     if not driver.ended:
-                        await self._give_back(claimed, delay=0.0, failed=claimed.failed)
+                        await self._give_back(claimed, delay=0.0, failed=claimed.failed, idle=True)
             except Fenced:
                 _log.info("another replica drives the job, or it is gone")
             except Unavailable as error:
@@ -169,11 +169,22 @@ class Drivers:
                 self._place_free.set()
 
     async def _give_back(
-        self, claimed: Claimed, *, delay: float, failed: int | None, suspect: bool = False
+        self,
+        claimed: Claimed,
+        *,
+        delay: float,
+        failed: int | None,
+        suspect: bool = False,
+        idle: bool = False,
     ) -> None:
         try:
             await self._claims.release(
-                claimed.job_id, claimed.epoch, delay=delay, failed=failed, suspect=suspect
+                claimed.job_id,
+                claimed.epoch,
+                delay=delay,
+                failed=failed,
+                suspect=suspect,
+                idle=idle,
             )
         except Unavailable as error:
             _log.warning("cannot give the job back; its lease runs out: %s", error.message)

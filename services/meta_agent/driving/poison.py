@@ -16,6 +16,7 @@ from typing import TypeVar
 from hma.v1 import attempt_pb2, common_pb2, job_pb2, task_pb2
 from services.meta_agent.deciding.assembling import assemble_answer
 from services.meta_agent.deciding.failure_report import failure_report
+from services.meta_agent.deciding.money import held_money
 from services.meta_agent.deciding.receipt import ledger_of
 from services.meta_agent.deciding.rules import Rules
 from services.meta_agent.deciding.turn import failure
@@ -149,6 +150,8 @@ async def end_poisoned(claimed: Claimed, log: JobLog, clock: Clock, rules: Rules
             summary=JobSummary(finished.state, finished.reason, after.spent),
             seal=True,
             expected_version=len(events),
+            lost_tokens=after.unknown,
+            lost_cost=_tried(lambda: held_money(after, rules), 0.0, "what is lost"),  # noqa: B023
         )
         try:
             await log.append(append)

@@ -60,11 +60,13 @@ class Admitted:
         event: The first of its log.
         documents: Each document and its content, UTF-8 in NFC.
         fingerprint: SHA-256 of what was asked, to tell a retry from another request.
+        least_tokens: What one useful call needs.
     """
 
     event: job_pb2.JobEvent
     documents: Sequence[tuple[task_pb2.DocumentRef, bytes]]
     fingerprint: bytes
+    least_tokens: int
 
 
 def admit(
@@ -107,11 +109,11 @@ def admit(
     else:
         created.items.extend(find_items(created.task_description))
     created.deadline_time.CopyFrom(timestamp(now + created.budget.deadline.ToNanoseconds() / 1e9))
-    _check_affordable(spec, created, admission)
+    least = _check_affordable(spec, created, admission)
     event = job_pb2.JobEvent(
         job_id=job_id, event_id=event_id, time=timestamp(now), job_created=created
     )
-    return Admitted(event, documents, fingerprint(spec))
+    return Admitted(event, documents, fingerprint(spec), least)
 
 
 def fingerprint(spec: job_pb2.JobSpec) -> bytes:
@@ -205,7 +207,8 @@ def _find_input(name: str, names: Mapping[str, str], sections: set[str]) -> str:
 
 def _check_affordable(
     spec: job_pb2.JobSpec, created: job_pb2.JobCreated, admission: Admission
-) -> None:
+) -> int:
+    """Tokens that one useful call needs: a budget that does not pay for it is refused."""
     route = admission.routes.choose(created.policy.route)
     _check_priced(created, admission)
     least = minimum_tokens(created, route)
@@ -226,6 +229,7 @@ def _check_affordable(
             f"{say_at_least(needed)} at least ({least:,} tokens)",
         )
     faults.raise_if_any()
+    return least
 
 
 def _check_priced(created: job_pb2.JobCreated, admission: Admission) -> None:

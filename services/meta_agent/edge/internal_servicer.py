@@ -17,9 +17,12 @@ from services.meta_agent.driving.progress import ProgressBoard
 from services.meta_agent.edge.validation import check_job_id
 from services.meta_agent.job.times import timestamp
 from services.meta_agent.store.ids import is_job_id
+from services.meta_agent.store.route_windows import RouteLimits
 from services.meta_agent.store.store import Store
 
 Context = grpc.aio.ServicerContext[Any, Any]
+
+MAX_CALL_ID_CHARS = 64
 
 PATIENCE = 1.0
 """Seconds that another replica's watchers wait for the first snapshot of a job driven here."""
@@ -80,8 +83,27 @@ class InternalServicer(meta_agent_pb2_grpc.InternalServiceServicer):
     async def ReserveRoute(
         self, request: meta_agent_pb2.ReserveRouteRequest, context: Context
     ) -> meta_agent_pb2.ReserveRouteResponse:
-        """Answers whether a route's windows have room for a call."""
-        raise NotImplementedError
+        """Answers whether a route's windows have room for a call; notes what one took."""
+        faults = Violations(check(request))
+        faults.require("\x00" not in request.call_id, "call_id", "must be text")
+        faults.at_most(request.call_id, MAX_CALL_ID_CHARS, "call_id")
+        faults.require(request.tokens >= 0, "tokens", "must be 0 or more")
+        faults.raise_if_any()
+        route = self._rules.routes.get(request.route)
+        if route is None or not route.limited:
+            # Settings being rolled out: here no limit is known.
+            return meta_agent_pb2.ReserveRouteResponse(granted=True)
+        windows = self._store.route_windows
+        if request.HasField("used_tokens"):
+            used = max(request.used_tokens, 0)
+            await windows.settle(route.name, request.call_id, used)
+            return meta_agent_pb2.ReserveRouteResponse(granted=True)
+        limits = RouteLimits(requests=route.requests_per_minute, tokens=route.tokens_per_minute)
+        room = await windows.reserve(route.name, request.call_id, request.tokens, limits)
+        response = meta_agent_pb2.ReserveRouteResponse(granted=room.granted)
+        if room.retry_after is not None:
+            response.retry_after.FromMicroseconds(int(room.retry_after * 1e6))
+        return response
 
     async def ReadDocument(
         self, request: meta_agent_pb2.ReadDocumentRequest, context: Context

@@ -10,6 +10,7 @@ import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from hma.errors import AlreadyExists, InvalidRequest, NotFound, PreconditionFailed
+from hma.llm.routes import Routes
 from hma.telemetry import logs
 from hma.v1 import admin_pb2, explanation_pb2, job_pb2, meta_agent_pb2, meta_agent_pb2_grpc
 from services.meta_agent.access.caller import known_caller
@@ -22,6 +23,7 @@ from services.meta_agent.edge.explanation import explanation_of
 from services.meta_agent.edge.limits import DEFAULT_PAGE_SIZE, DEFAULT_USAGE_PAGE_SIZE
 from services.meta_agent.edge.money import check_money_grant, tokens_with_money
 from services.meta_agent.edge.projection import project
+from services.meta_agent.edge.quota import get_quota
 from services.meta_agent.edge.reader import JobReader
 from services.meta_agent.edge.requests import Command, check_same, differing_jobs, event_id_of
 from services.meta_agent.edge.status import StatusBoard
@@ -119,7 +121,9 @@ class MetaAgentServicer(meta_agent_pb2_grpc.MetaAgentServiceServicer):
         )
         try:
             created = await self._store.jobs.create(
-                _new_job(admitted), admitted.event, admitted.documents
+                _new_job(admitted, request.over_quota, self._admission.routes),
+                admitted.event,
+                admitted.documents,
             )
             self._door.entered(made=created.made)
             return created
@@ -258,7 +262,7 @@ class MetaAgentServicer(meta_agent_pb2_grpc.MetaAgentServiceServicer):
         self, request: admin_pb2.GetQuotaRequest, context: Context
     ) -> admin_pb2.Quota:
         """Answers what the tenant may use and what it uses."""
-        raise NotImplementedError
+        return await get_quota(self._store, request, self._tenant())
 
     async def DeleteJob(
         self, request: meta_agent_pb2.DeleteJobRequest, context: Context
@@ -335,7 +339,9 @@ class MetaAgentServicer(meta_agent_pb2_grpc.MetaAgentServiceServicer):
         )
 
 
-def _new_job(admitted: Admitted) -> NewJob:
+def _new_job(
+    admitted: Admitted, over_quota: meta_agent_pb2.OverQuota.ValueType, routes: Routes
+) -> NewJob:
     created = admitted.event.job_created
     return NewJob(
         job_id=admitted.event.job_id,
@@ -348,6 +354,9 @@ def _new_job(admitted: Admitted) -> NewJob:
         budget_tokens=created.budget.max_tokens,
         priority=created.policy.priority,
         state_reason="waits for a driver",
+        least_tokens=admitted.least_tokens,
+        token_price=routes.dearest,
+        waits=over_quota == meta_agent_pb2.OVER_QUOTA_WAIT,
     )
 
 

@@ -14,6 +14,7 @@ from types import MappingProxyType
 from hma.v1 import attempt_pb2, job_pb2
 from services.meta_agent.job.booking import settle_calls, unknown_row
 from services.meta_agent.job.frozen_maps import put, without
+from services.meta_agent.job.quota_words import waiting_reason
 from services.meta_agent.job.results import merged
 from services.meta_agent.job.state import (
     REDUCE_UID_PREFIX,
@@ -62,6 +63,7 @@ def _created(fold: JobFold, event: job_pb2.JobEvent) -> JobFold:
         reason="waits for a driver",
         budget=created.budget.max_tokens,
         max_cost=created.budget.max_cost,
+        drawn=0 if created.draws_quota else None,
     )
 
 
@@ -170,6 +172,7 @@ def _call_granted(fold: JobFold, event: job_pb2.JobEvent) -> JobFold:
         grants=attempt.grants + 1,
         calls_left=granted.intent.calls_left,
         prompt_tokens=granted.intent.prompt_tokens,
+        deferred=None,
     )
     return replace(fold, attempts=put(fold.attempts, given.key, given))
 
@@ -299,6 +302,28 @@ def _budget_granted(fold: JobFold, event: job_pb2.JobEvent) -> JobFold:
     )
 
 
+def _quota_drawn(fold: JobFold, event: job_pb2.JobEvent) -> JobFold:
+    drawn = event.quota_drawn
+    retry = seconds(drawn.retry_time) if drawn.HasField("retry_time") else 0.0
+    fold = replace(fold, quota_limit=drawn.limit, quota_retry=retry)
+    if fold.drawn is not None:
+        fold = replace(fold, drawn=drawn.total_tokens)
+    if not fold.start_time:
+        # Nobody drives it yet: it waits to be accepted, or for a driver.
+        reason = waiting_reason(drawn.limit, retry) if drawn.limit else "waits for a driver"
+        fold = replace(fold, reason=reason)
+    return fold
+
+
+def _call_deferred(fold: JobFold, event: job_pb2.JobEvent) -> JobFold:
+    deferred = event.call_deferred
+    attempt = _find(fold, deferred.ref)
+    if attempt is None or not attempt.open:
+        return fold
+    waits = replace(attempt, deferred=deferred.intent, prompt_tokens=deferred.intent.prompt_tokens)
+    return replace(fold, attempts=put(fold.attempts, waits.key, waits))
+
+
 def _job_finished(fold: JobFold, event: job_pb2.JobEvent) -> JobFold:
     finished = event.job_finished
     return replace(
@@ -340,5 +365,7 @@ _APPLIERS: Mapping[str, Applier] = MappingProxyType(
         "tokens_moved": tokens_moved,
         "plan_trimmed": plan_trimmed,
         "round_judged": _round_judged,
+        "quota_drawn": _quota_drawn,
+        "call_deferred": _call_deferred,
     }
 )

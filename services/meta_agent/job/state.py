@@ -73,6 +73,8 @@ class AttemptFold:
         prompt_tokens: Prompt tokens of the granted call, as far as announced.
         stop: Why it was told to stop; None when it was not.
         cause: What led to that.
+        deferred: The call that waits for its tenant's quota; as long as it does, nothing
+            of the grant is spent. None when none does, or once it was answered.
         result: What it ended with, if it said so.
     """
 
@@ -99,6 +101,7 @@ class AttemptFold:
     calls_left: int = 0
     prompt_tokens: int = 0
     cause: job_pb2.InterruptCause.ValueType = job_pb2.INTERRUPT_CAUSE_UNSPECIFIED
+    deferred: attempt_pb2.CallIntent | None = None
 
     @property
     def key(self) -> AttemptKey:
@@ -115,6 +118,8 @@ class AttemptFold:
         """Tokens that its running call may still cost."""
         if not self.open or self.grant.denied or self.grant.call in self.settled:
             return 0
+        if self.deferred is not None:
+            return 0  # it waits for more than this grant, and calls nobody meanwhile
         return self.grant.tokens
 
     @property
@@ -211,6 +216,9 @@ class JobFold:
         rounds: How the answers of the rounds before were judged.
         answer: Of this round; in the end the one that stands.
         previous_answer: The best of the rounds before.
+        drawn: Tokens drawn from the tenant's quota; None: the budget is all that limits.
+        quota_limit: The tenant's limit that had no room at the latest try; empty: none.
+        quota_retry: When it was expected to have some; 0: not known.
     """
 
     job_id: str = ""
@@ -248,6 +256,9 @@ class JobFold:
     answer: task_pb2.Answer | None = None
     previous_answer: task_pb2.Answer | None = None
     finished: job_pb2.JobFinished | None = None
+    drawn: int | None = None
+    quota_limit: str = ""
+    quota_retry: float = 0.0
 
     @property
     def ended(self) -> bool:

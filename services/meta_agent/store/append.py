@@ -14,6 +14,7 @@ from hma.errors import Fenced, HmaError
 from hma.v1 import job_pb2
 from services.meta_agent.store.database import Connection
 from services.meta_agent.store.ledger import booking, booking_arrays
+from services.meta_agent.store.quota_buckets import bucketing
 from services.meta_agent.store.reader import READER
 
 JobEvent = job_pb2.JobEvent
@@ -63,6 +64,9 @@ class Append:
         seal: These are the job's last events.
         expected_version: With `seal`: the version the caller has read up to.
         min_reader: Lowest reader version that can fold these events.
+        lost_tokens: With `seal`: tokens that may have been spent, and that nobody will
+            ever report: they count as used from now on.
+        lost_cost: Most money that they can have cost.
     """
 
     job_id: str
@@ -72,6 +76,8 @@ class Append:
     seal: bool = False
     expected_version: int | None = None
     min_reader: int = READER
+    lost_tokens: int = 0
+    lost_cost: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.events:
@@ -115,42 +121,59 @@ def from_row(sequence: int, payload: bytes) -> JobEvent:
 # One statement, one round trip, one commit. Locks are taken in the order of ids, so
 # two replicas never wait for each other in a circle; after a wait PostgreSQL checks
 # epoch and sealed again on the row's latest version, and the update adds to that
-# version. `before` and `after` come from under the lock.
+# version. `before` and `after` come from under the lock. What is booked anew raises the
+# job's settled tokens and its tenant's buckets in this very commit: what a job holds of
+# its tenant's windows becomes what is used of them, and is never in both or in neither.
 _WRITE_BATCH = f"""
 WITH wanted AS (
     SELECT * FROM unnest(
         $1::text[], $2::bigint[], $3::int[], $4::int[], $5::bool[],
-        $6::smallint[], $7::text[], $8::int[], $9::int[], $10::int[]
-    ) AS w (id, epoch, events, expected, seal, state, state_reason, spent, budget, min_reader)
+        $6::smallint[], $7::text[], $8::int[], $9::int[], $10::int[], $11::bigint[], $12::float8[]
+    ) AS w (id, epoch, events, expected, seal, state, state_reason, spent, budget, min_reader,
+            lost, lost_cost)
 ), locked AS (
-    SELECT j.id, j.version AS before, w.events, w.expected, w.seal, w.state, w.state_reason,
-           w.spent, w.budget, w.min_reader
+    SELECT w.*, j.tenant, j.version AS before
     FROM wanted w
     JOIN job j ON j.id = w.id AND j.epoch = w.epoch AND NOT j.sealed
     ORDER BY j.id
     FOR UPDATE OF j
+), taken AS (
+    SELECT * FROM locked WHERE expected IS NULL OR before = expected
+), {booking(18, "taken")}, lost AS (
+    INSERT INTO quota_loss (job_id, tenant, tokens, cost, seal_time)
+    SELECT id, tenant, lost, lost_cost, clock_timestamp() FROM taken WHERE seal AND lost > 0
+    ON CONFLICT DO NOTHING
+    RETURNING tenant, tokens, cost, seal_time AS time
+), bucketed AS {
+    bucketing(
+        "SELECT tenant, 0, tokens, cost, time FROM booked "
+        "UNION ALL SELECT tenant, 0, tokens, cost, time FROM lost"
+    )
+}
+, changed AS (
+    SELECT t.*, coalesce(s.tokens, 0) AS settled FROM taken t LEFT JOIN settled s ON s.job_id = t.id
 ), moved AS (
     UPDATE job j SET
-        version = j.version + l.events,
-        sealed = l.seal,
-        end_time = CASE WHEN l.seal THEN clock_timestamp() END,
-        driver = CASE WHEN l.seal THEN NULL ELSE j.driver END,
-        state = coalesce(l.state, j.state),
-        state_reason = coalesce(l.state_reason, j.state_reason),
-        spent_tokens = coalesce(l.spent, j.spent_tokens),
-        budget_tokens = coalesce(l.budget, j.budget_tokens),
-        min_reader = greatest(j.min_reader, l.min_reader)
-    FROM locked l
-    WHERE j.id = l.id AND (l.expected IS NULL OR l.before = l.expected)
-    RETURNING j.id, j.tenant, j.version AS after
+        version = j.version + c.events,
+        sealed = c.seal,
+        end_time = CASE WHEN c.seal THEN clock_timestamp() END,
+        driver = CASE WHEN c.seal THEN NULL ELSE j.driver END,
+        state = coalesce(c.state, j.state),
+        state_reason = coalesce(c.state_reason, j.state_reason),
+        spent_tokens = coalesce(c.spent, j.spent_tokens),
+        settled_tokens = j.settled_tokens + c.settled,
+        budget_tokens = coalesce(c.budget, j.budget_tokens),
+        min_reader = greatest(j.min_reader, c.min_reader)
+    FROM changed c
+    WHERE j.id = c.id
+    RETURNING j.id, j.version AS after
 ), inserted AS (
     INSERT INTO job_event (job_id, sequence, event_id, type, payload)
-    SELECT l.id, l.before + e.place, e.event_id, e.type, e.payload
-    FROM unnest($11::text[], $12::int[], $13::text[], $14::text[], $15::bytea[])
+    SELECT t.id, t.before + e.place, e.event_id, e.type, e.payload
+    FROM unnest($13::text[], $14::int[], $15::text[], $16::text[], $17::bytea[])
         AS e (id, place, event_id, type, payload)
-    JOIN locked l ON l.id = e.id
-    JOIN moved m ON m.id = e.id
-), booked AS {booking(16, "moved")}
+    JOIN taken t ON t.id = e.id
+)
 SELECT l.id, l.before, m.after FROM locked l LEFT JOIN moved m ON m.id = l.id
 """  # noqa: S608 - a fixed text
 
@@ -192,6 +215,8 @@ async def write_batch(connection: Connection, batch: Sequence[Append]) -> list[O
         [s and s.spent_tokens for s in summaries],
         [s and s.budget_tokens for s in summaries],
         [a.min_reader for a in batch],
+        [a.lost_tokens for a in batch],
+        [a.lost_cost for a in batch],
         [job_id for job_id, _, _ in rows],
         [place for _, place, _ in rows],
         [row.event_id for _, _, row in rows],

@@ -23,7 +23,9 @@ OVERDUE = timedelta(seconds=2)
 # are driven, and those of its own that come before it by priority and age.
 #
 # Candidates come from the statement's snapshot, without a lock. Under the lock only
-# the epoch is compared: whoever claimed the job since has raised it. (Asking again
+# the epoch is compared: whoever claimed the job since has raised it. A job that waits
+# for its tenant's quota is left alone until there is nothing to do but to end it.
+# (Asking again
 # under the lock whether the driver is alive would not do: PostgreSQL then checks the
 # job's new row against the replica row it had joined before.)
 _CLAIM = """
@@ -41,6 +43,7 @@ WITH driven AS MATERIALIZED (
       AND (r.id IS NULL OR (j.driver = $1 AND j.id <> ALL ($5::text[])))
       AND EXISTS (SELECT FROM replica WHERE id = $1 AND beat > clock_timestamp() - $4::interval)
       AND (j.claim_after IS NULL OR j.claim_after <= clock_timestamp())
+      AND (j.quota_state <> 1 OR j.deadline <= clock_timestamp() + $7::interval)
       AND ($6::interval IS NULL OR j.deadline <= clock_timestamp() + $6::interval)
     ORDER BY place, j.create_time
     LIMIT $2 * 4
@@ -56,13 +59,15 @@ UPDATE job j SET driver = $1, epoch = j.epoch + 1, claim_after = NULL,
                  claim_time = clock_timestamp(),
                  lost_drivers = CASE
                      WHEN l.lost IS NULL THEN j.lost_drivers
-                     WHEN j.claim_time > clock_timestamp() - $7::interval THEN j.lost_drivers + 1
+                     WHEN j.claim_time > clock_timestamp() - $8::interval THEN j.lost_drivers + 1
                      ELSE 1 END,
+                 quota_state = CASE WHEN j.quota_state = 1 THEN 2 ELSE j.quota_state END,
                  start_time = coalesce(j.start_time, clock_timestamp())
 FROM locked l WHERE j.id = l.id
 RETURNING j.id, j.epoch, j.version, j.failed_claims,
           CASE WHEN l.lost IS NULL THEN 0 ELSE j.lost_drivers END AS lost_drivers,
-          j.deadline <= clock_timestamp() + $8::interval AS overdue
+          j.deadline <= clock_timestamp() + $7::interval AS overdue,
+          j.quota_tasks, j.quota_state
 """
 
 # Whatever the reason for a delay is, the job is ended in its time.
@@ -70,6 +75,7 @@ _RELEASE = """
 UPDATE job SET driver = NULL,
                claim_after = least(clock_timestamp() + $3::interval,
                                    greatest(deadline - $6::interval, clock_timestamp())),
+               quota_tasks = CASE WHEN $7 THEN least(quota_tasks, 0) ELSE quota_tasks END,
                failed_claims = coalesce($4, failed_claims),
                lost_drivers = CASE WHEN $5 THEN lost_drivers ELSE 0 END
 WHERE id = $1 AND epoch = $2 AND NOT sealed
@@ -88,6 +94,8 @@ class Claimed:
         lost: How often in a row its driver was lost with its process, soon after it had
             claimed the job, the last time just now; 0 when this claim follows no loss.
         overdue: There is no time left to work on it: all there is to do is to end it.
+        places: Tasks that it may have at Workers; None when its tenant has no limit.
+        accepted: Its tenant's quota has had room for it; else it is only to be ended.
     """
 
     job_id: str
@@ -96,6 +104,8 @@ class Claimed:
     failed: int = 0
     lost: int = 0
     overdue: bool = False
+    places: int | None = None
+    accepted: bool = True
 
 
 class Claims:
@@ -155,8 +165,8 @@ class Claims:
             self._lease,
             list(driving),
             OVERDUE if overdue_only else None,
-            SOON,
             OVERDUE,
+            SOON,
         )
         return [
             Claimed(
@@ -166,6 +176,8 @@ class Claims:
                 row["failed_claims"],
                 row["lost_drivers"],
                 row["overdue"],
+                row["quota_tasks"],
+                row["quota_state"] == 0,
             )
             for row in rows
         ]
@@ -178,6 +190,7 @@ class Claims:
         delay: float = 0.0,
         failed: int | None = None,
         suspect: bool = False,
+        idle: bool = False,
     ) -> None:
         """Gives a job back for any replica to claim. Without effect under a later epoch.
 
@@ -187,12 +200,13 @@ class Claims:
             delay: Seconds in which nobody claims it.
             failed: How often in a row its driver has failed by a defect; None leaves that.
             suspect: It may have been the job that its drivers were lost by: the count goes on.
+            idle: It has no task at a Worker: its places are its tenant's again.
 
         Raises:
             Unavailable: The database cannot be reached; calling again is safe.
         """
         await self._database.execute(
-            _RELEASE, job_id, epoch, timedelta(seconds=delay), failed, suspect, OVERDUE
+            _RELEASE, job_id, epoch, timedelta(seconds=delay), failed, suspect, OVERDUE, idle
         )
         if delay <= 0:
             self._notifications.publish_claimable()

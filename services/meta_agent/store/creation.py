@@ -11,26 +11,56 @@ from hma.errors import AlreadyExists, Unavailable
 from hma.v1 import job_pb2, task_pb2
 from services.meta_agent.store import audit
 from services.meta_agent.store.append import to_row
-from services.meta_agent.store.database import Database
+from services.meta_agent.store.database import Connection, Database
 from services.meta_agent.store.documents import insert_documents
+from services.meta_agent.store.quota_admission import Verdict, Wish, judge
+from services.meta_agent.store.quota_buckets import bucketing
+from services.meta_agent.store.quota_events import drawn_event
+from services.meta_agent.store.quota_limits import Limits, draws_tokens
+from services.meta_agent.store.quota_lock import TenantLocks
+from services.meta_agent.store.quota_refusal import free_time, refusal
+from services.meta_agent.store.quota_use import Use, read_use
 from services.meta_agent.store.reader import READER
 from services.meta_agent.store.tombstones import Made, find_made, request_key
 
 MAX_TITLE_CHARS = 500
+MOST_WAITING = 1000
+"""Jobs of one tenant that may wait for its quota; further ones are refused."""
+
+WAITS_FOR_QUOTA = "waits for its tenant's quota"
 _TRIES = 3
 
-_INSERT = """
-INSERT INTO job (id, tenant, request_id, fingerprint, title, state, state_reason, version,
-                 min_reader, deadline, create_time, budget_tokens, priority)
-VALUES ($1, $2, $3, $4, $5, $6, $7, 1, $8, $9, $10, $11, $12)
-ON CONFLICT DO NOTHING
-"""
+# A job that was accepted counts in its tenant's buckets in this very commit.
+_INSERT = f"""
+WITH made AS (
+    INSERT INTO job (id, tenant, request_id, fingerprint, title, state, state_reason, version,
+                     min_reader, deadline, create_time, budget_tokens, priority, quota_price,
+                     quota_state, quota_drawn, quota_tasks, quota_least, accept_time)
+    SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14,
+           $15::smallint, $16, $17, $19,
+           CASE WHEN $15::smallint = 0 THEN clock_timestamp() END
+    WHERE $18::bool OR NOT EXISTS (
+        SELECT FROM tenant_quota WHERE tenant = $2 AND limits <> '{{}}'::jsonb)
+    ON CONFLICT DO NOTHING
+    RETURNING tenant, accept_time
+), bucketed AS {
+    bucketing("SELECT tenant, 1, 0, 0.0, accept_time FROM made WHERE accept_time IS NOT NULL")
+}
+SELECT (SELECT count(*) FROM made) AS made,
+       EXISTS (SELECT FROM tenant_quota
+               WHERE tenant = $2 AND limits <> '{{}}'::jsonb) AS limited
+"""  # noqa: S608 - a fixed text
 # Looks for a deleted job of the same request only now: whoever deleted it has committed,
 # or its row would have been in the way of this one's.
 _INSERT_EVENT = """
 INSERT INTO job_event (job_id, sequence, event_id, type, payload)
-SELECT $1, 1, $2, $3, $4
-WHERE NOT EXISTS (SELECT FROM deleted_job WHERE tenant = $5 AND create_request = $6)
+SELECT $1, e.* FROM unnest($2::int[], $3::text[], $4::text[], $5::bytea[]) AS e
+WHERE NOT EXISTS (SELECT FROM deleted_job WHERE tenant = $6 AND create_request = $7)
+"""
+_WAITING = """
+SELECT count(*) FROM (
+    SELECT FROM job WHERE tenant = $1 AND quota_state = 1 AND NOT sealed LIMIT $2
+) AS waiting
 """
 _EXISTING = """
 SELECT id, fingerprint, state FROM job WHERE (tenant = $1 AND request_id = $2) OR id = $3
@@ -66,6 +96,10 @@ class NewJob:
         state_reason: Why it is there.
         min_reader: Lowest reader version that can fold its log.
         priority: Of its tenant's jobs, higher ones are claimed first; -100 to 100.
+        least_tokens: Tokens below which beginning is of no use.
+        token_price: Most money that one of its tokens can cost.
+        waits: It waits when its tenant's limits have no room for it now; else it is
+            refused.
     """
 
     job_id: str
@@ -80,6 +114,9 @@ class NewJob:
     state_reason: str = ""
     min_reader: int = READER
     priority: int = 0
+    least_tokens: int = 1
+    token_price: float = 0.0
+    waits: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +136,7 @@ class Created:
 
 async def create_job(
     database: Database,
+    locks: TenantLocks,
     job: NewJob,
     first_event: job_pb2.JobEvent,
     documents: Sequence[tuple[task_pb2.DocumentRef, bytes]],
@@ -106,11 +144,12 @@ async def create_job(
     """Creates a job; see `Jobs.create`."""
     if first_event.job_id != job.job_id or not first_event.event_id:
         raise ValueError("the first event needs an event_id and the job's id")
+    new = _New(job, first_event, documents)
     tries = 0
     while True:
         tries += 1
         try:
-            made = await _insert(database, job, first_event, documents)
+            made = await _make(database, locks, new)
             found = await find_created(database, job.tenant, job.request_id, job.job_id)
         except Unavailable:
             if tries >= _TRIES:
@@ -146,51 +185,185 @@ async def find_created(
     return await find_made(database, tenant, request_id) if request_id else None
 
 
+@dataclass(frozen=True, slots=True)
+class _New:
+    """A job, its first event and its documents."""
+
+    job: NewJob
+    event: job_pb2.JobEvent
+    documents: Sequence[tuple[task_pb2.DocumentRef, bytes]]
+
+
 class _WasDeletedError(Exception):
     """The job that the request has made was deleted: the transaction is taken back."""
 
 
-async def _insert(
-    database: Database,
-    job: NewJob,
-    first_event: job_pb2.JobEvent,
-    documents: Sequence[tuple[task_pb2.DocumentRef, bytes]],
-) -> bool:
+class _WasMadeError(Exception):
+    """The request has made its job before: what was written for another is taken back."""
+
+
+class _NoRoomError(Exception):
+    """The tenant's limits have no room; nothing was written."""
+
+    def __init__(self, limits: Limits, use: Use, verdict: Verdict) -> None:
+        super().__init__(verdict.full)
+        self.limits, self.use, self.verdict = limits, use, verdict
+
+
+async def _make(database: Database, locks: TenantLocks, new: _New) -> bool:
     """Whether the job was made; not when the request has made one before."""
-    event = to_row(first_event)
+    job = new.job
+    if not locks.has_limits(job.tenant):
+        made, limited = await _make_unlimited(database, new)
+        if made or not limited:
+            return made
+        locks.remember(job.tenant)
+    try:
+        return await _make_limited(locks, new)
+    except _NoRoomError as full:
+        if await find_created(database, job.tenant, job.request_id, job.job_id) is not None:
+            return False  # a repeated request is answered however full the windows are
+        async with database.connection() as connection:
+            free = await free_time(connection, job.tenant, full.verdict)
+        raise refusal(job.tenant, full.limits, full.use, full.verdict, free) from None
+
+
+async def _make_unlimited(database: Database, new: _New) -> tuple[bool, bool]:
+    """Makes the job of a tenant without limits; whether it was made, and whether it has any."""
     try:
         async with database.connection() as connection, connection.transaction():
-            done = await connection.execute(
-                _INSERT,
-                job.job_id,
-                job.tenant,
-                job.request_id or None,
-                job.fingerprint,
-                job.title.replace("\0", "")[:MAX_TITLE_CHARS],
-                job.state,
-                job.state_reason,
-                job.min_reader,
-                job.deadline,
-                job.create_time,
-                job.budget_tokens,
-                job.priority,
-            )
-            if done == "INSERT 0 0":
-                return False
-            done = await connection.execute(
-                _INSERT_EVENT,
-                job.job_id,
-                event.event_id,
-                event.type,
-                event.payload,
-                job.tenant,
-                request_key(job.request_id),
-            )
-            if done == "INSERT 0 0":
-                raise _WasDeletedError
-            await insert_documents(connection, job.job_id, documents)
-            await audit.write(connection, job.job_id)
+            made, limited = await _insert(connection, new.job, 1, locked=False)
+            if made:
+                await _insert_events(connection, new.job, [new.event])
+                await insert_documents(connection, new.job.job_id, new.documents)
+                await audit.write(connection, new.job.job_id)
     except _WasDeletedError:
+        return False, False
+    if made:
+        audit.written()
+    return made, limited
+
+
+async def _make_limited(locks: TenantLocks, new: _New) -> bool:
+    """Makes the job under its tenant's lock.
+
+    The documents are written before: writing them takes longer than all the rest.
+
+    Raises:
+        _NoRoomError: The limits have no room, and the job does not wait.
+    """
+    job = new.job
+    wish = Wish(budget=job.budget_tokens, least=job.least_tokens, price=job.token_price)
+    try:
+        async with locks.hold_late(job.tenant) as (connection, lock):
+            await insert_documents(connection, job.job_id, new.documents)
+            limits = await lock()
+            if not limits:
+                locks.forget(job.tenant)
+            use = await read_use(connection, job.tenant, limits)
+            verdict = judge(limits, use, wish, locks.rules.tranche)
+            if verdict.full and not (job.waits and await _may_wait(connection, job.tenant)):
+                raise _NoRoomError(limits, use, verdict)
+            events = [_opening(new.event, limits)]
+            if verdict.full or verdict.drawn is not None:
+                free = await free_time(connection, job.tenant, verdict) if verdict.full else None
+                events.append(_first_draw(job, verdict, use.now, free))
+            made, _ = await _insert(
+                connection,
+                job,
+                len(events),
+                locked=True,
+                waits=bool(verdict.full),
+                drawn=verdict.drawn if not verdict.full else 0 if draws_tokens(limits) else None,
+                tasks=0 if "concurrent_tasks" in limits else None,
+            )
+            if not made:
+                raise _WasMadeError
+            await _insert_events(connection, job, events)
+            await audit.write(connection, job.job_id)
+    except (_WasDeletedError, _WasMadeError):
         return False
     audit.written()
     return True
+
+
+async def _may_wait(connection: Connection, tenant: str) -> bool:
+    """Whether fewer jobs of the tenant wait than may; its lock is held."""
+    return bool(await connection.fetchval(_WAITING, tenant, MOST_WAITING) < MOST_WAITING)
+
+
+def _opening(event: job_pb2.JobEvent, limits: Limits) -> job_pb2.JobEvent:
+    """The first event, saying whether the job spends what it has drawn."""
+    if not draws_tokens(limits):
+        return event
+    opening = job_pb2.JobEvent()
+    opening.CopyFrom(event)
+    opening.job_created.draws_quota = True
+    return opening
+
+
+def _first_draw(job: NewJob, verdict: Verdict, now: float, free: float | None) -> job_pb2.JobEvent:
+    drawn = 0 if verdict.full else verdict.drawn or 0
+    return drawn_event(
+        job.job_id,
+        tokens=drawn,
+        total=drawn,
+        price=job.token_price,
+        now=now,
+        limit=verdict.full,
+        retry_time=free,
+    )
+
+
+async def _insert(
+    connection: Connection,
+    job: NewJob,
+    version: int,
+    *,
+    locked: bool,
+    waits: bool = False,
+    drawn: int | None = None,
+    tasks: int | None = None,
+) -> tuple[bool, bool]:
+    """Writes the row; whether that was done, and whether the tenant has limits."""
+    row = await connection.fetchrow(
+        _INSERT,
+        job.job_id,
+        job.tenant,
+        job.request_id or None,
+        job.fingerprint,
+        job.title.replace("\0", "")[:MAX_TITLE_CHARS],
+        job.state,
+        WAITS_FOR_QUOTA if waits else job.state_reason,
+        version,
+        job.min_reader,
+        job.deadline,
+        job.create_time,
+        job.budget_tokens,
+        job.priority,
+        job.token_price,
+        int(waits),
+        drawn,
+        tasks,
+        locked,
+        job.least_tokens,
+    )
+    return (bool(row["made"]), bool(row["limited"])) if row is not None else (False, False)
+
+
+async def _insert_events(
+    connection: Connection, job: NewJob, events: Sequence[job_pb2.JobEvent]
+) -> None:
+    rows = [to_row(event) for event in events]
+    done = await connection.execute(
+        _INSERT_EVENT,
+        job.job_id,
+        list(range(1, len(rows) + 1)),
+        [row.event_id for row in rows],
+        [row.type for row in rows],
+        [row.payload for row in rows],
+        job.tenant,
+        request_key(job.request_id),
+    )
+    if done == "INSERT 0 0":
+        raise _WasDeletedError

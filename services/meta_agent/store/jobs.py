@@ -16,6 +16,7 @@ from services.meta_agent.store.database import Database
 from services.meta_agent.store.notify import Notifications
 from services.meta_agent.store.page_token import read_token, write_token
 from services.meta_agent.store.purge import purge
+from services.meta_agent.store.quota_lock import TenantLocks
 from services.meta_agent.store.tombstones import bury, was_deleted_by
 
 JobState = job_pb2.JobState
@@ -37,7 +38,9 @@ ORDER BY create_time DESC, id DESC LIMIT $5
 """
 )
 _QUEUED = """
-SELECT count(*) FROM (SELECT FROM job WHERE NOT sealed AND driver IS NULL LIMIT $1) AS queued
+SELECT count(*) FROM (
+    SELECT FROM job WHERE NOT sealed AND driver IS NULL AND quota_state <> 1 LIMIT $1
+) AS queued
 """
 _OPEN_COUNTS = "SELECT state, count(*) AS jobs FROM job WHERE NOT sealed GROUP BY state"
 
@@ -91,9 +94,12 @@ class Page:
 class Jobs:
     """The rows of all jobs."""
 
-    def __init__(self, database: Database, notifications: Notifications) -> None:
+    def __init__(
+        self, database: Database, notifications: Notifications, locks: TenantLocks
+    ) -> None:
         self._database = database
         self._notifications = notifications
+        self._locks = locks
 
     async def create(
         self,
@@ -109,10 +115,12 @@ class Jobs:
 
         Raises:
             RequestIdReused: The request_id was used for another request.
+            QuotaExceeded: The tenant's limits have no room for the job now, and it is
+                not one that waits.
             Unavailable: The database cannot be reached. Calling again with the same
                 job_id or request_id is safe.
         """
-        created = await create_job(self._database, job, first_event, documents)
+        created = await create_job(self._database, self._locks, job, first_event, documents)
         if created.made:
             self._notifications.publish(job.job_id, 1)
             self._notifications.publish_claimable()

@@ -92,25 +92,32 @@ def entries_of(event: job_pb2.JobEvent) -> list[Entry]:
     return []
 
 
-def booking(first: int, moved: str) -> str:
-    """The part of an append that books entries: what follows `booked AS`.
+def booking(first: int, taken: str) -> str:
+    """The part of an append that books entries: CTEs `booked` and `settled`.
+
+    `booked` has the entries that are new, with `job_id`, `tenant`, `tokens`, `cost` and
+    `time`; `settled` has their sum by `job_id`.
 
     Args:
         first: Number of the first of its parameters, which `booking_arrays` gives.
-        moved: A FROM item with `id` and `tenant` of the jobs whose logs took the events;
-            entries of other jobs are left out.
+        taken: A FROM item with `id` and `tenant` of the jobs whose logs take the events,
+            their rows locked; entries of other jobs are left out.
     """
     arrays = ", ".join(f"${first + place}::{kind}[]" for place, kind in enumerate(_TYPES))
-    return f"""(
+    return f"""booked AS (
     INSERT INTO ledger_entry (
         job_id, task_uid, attempt, call, tenant, role, route, model, purpose, prompt_tokens,
         cached_prompt_tokens, completion_tokens, reasoning_tokens, exact, cost, settle_time)
-    SELECT m.id, b.task_uid, b.attempt, b.call, m.tenant, b.role, b.route, b.model, b.purpose,
+    SELECT t.id, b.task_uid, b.attempt, b.call, t.tenant, b.role, b.route, b.model, b.purpose,
            b.prompt, b.cached, b.completion, b.reasoning, b.exact, b.cost, clock_timestamp()
     FROM unnest({arrays}) AS b (id, task_uid, attempt, call, role, route, model, purpose,
                                 prompt, cached, completion, reasoning, exact, cost)
-    JOIN {moved} m ON m.id = b.id
+    JOIN {taken} t ON t.id = b.id
     ON CONFLICT DO NOTHING
+    RETURNING job_id, tenant, prompt_tokens::bigint + completion_tokens AS tokens, cost,
+              settle_time AS time
+), settled AS (
+    SELECT job_id, sum(tokens)::bigint AS tokens FROM booked GROUP BY job_id
 )"""  # noqa: S608 - numbers and names of this module's callers
 
 

@@ -13,25 +13,41 @@ from services.meta_agent.store.appender import Appender
 from services.meta_agent.store.database import Database
 from services.meta_agent.store.ledger import booking, booking_arrays
 from services.meta_agent.store.notify import Notifications
+from services.meta_agent.store.quota_buckets import bucketing
 
 _FACT_TRIES = 3
 _AUDIT_FIRST = 5 + len(booking_arrays([]))
 
-# The update waits for whoever appends, then looks at the row's latest version: so
+# The lock waits for whoever appends, then looks at the row's latest version: so
 # sequences stay gapless and nothing follows a seal. What it waited for is not in this
 # statement's snapshot, though: an event id that was written just then ends in a unique
-# violation, and the caller looks again.
+# violation, and the caller looks again. A job that waits for its tenant's windows is
+# let through to its end by whoever wants it to end.
 _APPEND_FACT = f"""
 WITH known AS (
     SELECT sequence, payload FROM job_event WHERE job_id = $1 AND event_id = $2
-), moved AS (
-    UPDATE job SET version = version + 1
+), taken AS (
+    SELECT id, tenant FROM job
     WHERE id = $1 AND NOT sealed AND NOT EXISTS (SELECT FROM known)
-    RETURNING id, tenant, version
+    FOR UPDATE
+), {booking(5, "taken")}
+, bucketed AS {bucketing("SELECT tenant, 0, tokens, cost, time FROM booked")}
+, changed AS (
+    SELECT t.id, coalesce(s.tokens, 0) AS settled
+    FROM taken t LEFT JOIN settled s ON s.job_id = t.id
+), moved AS (
+    UPDATE job j SET
+        version = j.version + 1,
+        settled_tokens = j.settled_tokens + c.settled,
+        quota_state = CASE
+            WHEN j.quota_state = 1 AND $3 IN ('cancel_requested', 'interrupt_requested') THEN 2
+            ELSE j.quota_state END
+    FROM changed c WHERE j.id = c.id
+    RETURNING j.id, j.version
 ), inserted AS (
     INSERT INTO job_event (job_id, sequence, event_id, type, payload)
     SELECT m.id, m.version, $2, $3, $4 FROM moved m
-), booked AS {booking(5, "moved")}
+)
 , audited AS {audit.writing(_AUDIT_FIRST, "moved")}
 SELECT m.version AS appended, k.sequence AS known, k.payload
 FROM job j LEFT JOIN moved m ON true LEFT JOIN known k ON true WHERE j.id = $1

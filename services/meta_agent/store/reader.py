@@ -6,6 +6,7 @@ fields that change what an event means, which the release before does not know:
 
 1. The first release.
 2. tokens_moved, plan_trimmed, round_judged; money in budget_granted; judged rounds.
+3. quota_drawn, call_deferred; jobs that spend what they have drawn.
 """
 
-READER = 2
+READER = 3

@@ -19,9 +19,12 @@ from services.meta_agent.store.keys import Keys
 from services.meta_agent.store.log import JobLog
 from services.meta_agent.store.migrate import migrate
 from services.meta_agent.store.notify import Notifications
+from services.meta_agent.store.quota_lock import QuotaRules, TenantLocks
+from services.meta_agent.store.quotas import Quotas
 from services.meta_agent.store.reader import READER
 from services.meta_agent.store.replicas import Replicas
 from services.meta_agent.store.retention import Retention
+from services.meta_agent.store.route_windows import RouteWindows
 from services.meta_agent.store.usage import UsageBook
 
 
@@ -37,6 +40,7 @@ class StoreOptions:
         poll_interval: Seconds by which a lost notification is late at most.
         appender: Bounds of group commit.
         beat: Times of the beat.
+        quota: What the operator says about quotas.
     """
 
     reader: int = READER
@@ -45,6 +49,7 @@ class StoreOptions:
     poll_interval: float = 1.0
     appender: AppenderLimits = field(default_factory=AppenderLimits)
     beat: BeatTimes = field(default_factory=BeatTimes)
+    quota: QuotaRules = field(default_factory=QuotaRules)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +72,8 @@ class Store:
         retention: Deletes what is old.
         keys: API keys.
         audit: Who did what.
+        quotas: What tenants may use and use.
+        route_windows: Room on routes that have limits of their own.
     """
 
     replica_id: str
@@ -84,6 +91,8 @@ class Store:
     retention: Retention
     keys: Keys
     audit: AuditBook
+    quotas: Quotas
+    route_windows: RouteWindows
 
 
 @contextlib.asynccontextmanager
@@ -137,11 +146,12 @@ async def open_store(
         appender = await stack.enter_async_context(
             Appender(database, notifications, options.appender)
         )
+        locks = TenantLocks(database, options.quota)
         yield Store(
             replica_id=replica_id,
             database=database,
             log=JobLog(database, appender, notifications),
-            jobs=Jobs(database, notifications),
+            jobs=Jobs(database, notifications, locks),
             documents=Documents(database),
             claims=Claims(database, notifications, reader=options.reader, lease=options.lease),
             replicas=Replicas(database, lease=options.lease),
@@ -153,4 +163,6 @@ async def open_store(
             retention=Retention(database, notifications),
             keys=Keys(database, notifications),
             audit=AuditBook(database),
+            quotas=Quotas(database, locks, notifications),
+            route_windows=RouteWindows(database),
         )

@@ -29,7 +29,7 @@ from grpc_status import rpc_status
 from hma.client.requests import TERMINAL
 from hma.errors import HmaError, InvalidRequest, NotFound, PreconditionFailed, Unavailable
 from hma.rpc.status import to_status
-from hma.v1 import job_pb2, meta_agent_pb2, meta_agent_pb2_grpc, task_pb2
+from hma.v1 import admin_pb2, job_pb2, meta_agent_pb2, meta_agent_pb2_grpc, task_pb2
 from services.meta_agent.edge.explanation import explain
 from tests.integration.client.job_logs import Team
 from tests.integration.client.log_steps import Step, Update, stamp
@@ -129,6 +129,7 @@ class Servicer(meta_agent_pb2_grpc.MetaAgentServiceServicer):
             meta_agent_pb2.Component(name="database", state=meta_agent_pb2.COMPONENT_STATE_UP)
         ]
         self.usage = [meta_agent_pb2.GetUsageResponse()]
+        self.quota = admin_pb2.Quota(tenant="default")
         self._by_request: dict[str, str] = {}
         self._players: set[asyncio.Task[None]] = set()
 
@@ -242,6 +243,11 @@ class Servicer(meta_agent_pb2_grpc.MetaAgentServiceServicer):
         """Plays the pages of `usage`."""
         await self._enter("GetUsage", request, context)
         return self.usage[int(request.page_token or 0)]
+
+    async def GetQuota(self, request: Any, context: Any) -> Any:
+        """Answers with `quota`."""
+        await self._enter("GetQuota", request, context)
+        return self.quota
 
     async def DeleteJob(self, request: Any, context: Any) -> Any:
         await self._enter("DeleteJob", request, context)

@@ -15,7 +15,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from grpc_status import rpc_status
 
-from hma.errors import Overloaded
+from hma.errors import Overloaded, QuotaExceeded
 from hma.rpc.errors import code_of, trailers_of
 from hma.v1 import (
     admin_pb2,
@@ -51,6 +51,11 @@ class ScriptedMetaAgent(
             full = Overloaded("Full.", reason="QUEUE_FULL", retry_after=4.2)
             context.set_trailing_metadata(trailers_of(full))
             context.abort(code_of(full), full.message)
+        if request.request_id == "over-quota":
+            subject = "tenant:acme/tokens_per_minute"
+            over = QuotaExceeded("Full.", subject=subject, retry_after=6.1, limit=900, remaining=12)
+            context.set_trailing_metadata(trailers_of(over))
+            context.abort(code_of(over), over.message)
         return meta_agent_pb2.CreateJobResponse(
             job_id="job-1", state=job_pb2.JOB_STATE_QUEUED, watch_url="/v1/jobs/job-1:watch"
         )
@@ -102,11 +107,11 @@ class ScriptedMetaAgent(
 
     def GetQuota(self, request: Any, context: grpc.ServicerContext) -> Any:
         self.requests.append(request)
-        return admin_pb2.Quota(tenant=request.tenant)
+        return admin_pb2.Quota(tenant="acme")
 
     def ReserveRoute(self, request: Any, context: grpc.ServicerContext) -> Any:
         self.requests.append(request)
-        return meta_agent_pb2.ReserveRouteResponse()
+        return meta_agent_pb2.ReserveRouteResponse(granted=True)
 
     def GetSystemStatus(self, request: Any, context: grpc.ServicerContext) -> Any:
         self.requests.append(request)

@@ -119,6 +119,28 @@ def test_a_refusal_for_want_of_room_is_429_and_says_when_to_come_back(gateway: G
     }
 
 
+def test_a_job_over_quota_is_429_with_the_limit_and_what_is_left(gateway: Gateway) -> None:
+    reply = gateway.http("POST", "/v1/jobs?request_id=over-quota", JOB)
+
+    assert reply.status == 429
+    assert {
+        name: reply.headers.get(name)
+        for name in (
+            "retry-after",
+            "x-ratelimit-limit",
+            "x-ratelimit-remaining",
+            "x-ratelimit-reset",
+        )
+    } == {
+        "retry-after": "7",
+        "x-ratelimit-limit": "900",
+        "x-ratelimit-remaining": "12",
+        "x-ratelimit-reset": "7",
+    }
+    [failure] = [d for d in reply.json()["details"] if d["@type"].endswith("QuotaFailure")]
+    assert failure["violations"][0]["subject"] == "tenant:acme/tokens_per_minute"
+
+
 @pytest.mark.parametrize(
     ("method", "path", "body", "status", "code", "words"),
     [

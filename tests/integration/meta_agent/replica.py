@@ -42,7 +42,9 @@ from services.meta_agent.job.state import JobFold
 from services.meta_agent.job.times import timestamp
 from services.meta_agent.store.creation import NewJob
 from services.meta_agent.store.ids import new_job_id, new_replica_id
-from services.meta_agent.store.store import Store, open_store
+from services.meta_agent.store.quota_lock import QuotaRules
+from services.meta_agent.store.store import Store, StoreOptions, open_store
+from services.meta_agent.upkeep.quota import QuotaUpkeep
 from tests.unit.meta_agent.simulation import make_rules
 
 Work = Callable[[Any, Attempt], Awaitable[attempt_pb2.AttemptResult]]
@@ -206,7 +208,14 @@ class Replica:
     watch: RouteWatch
     running: asyncio.Task[None]
 
-    async def create(self, created: job_pb2.JobCreated, deadline: float = 60.0) -> str:
+    async def create(
+        self,
+        created: job_pb2.JobCreated,
+        deadline: float = 60.0,
+        *,
+        waits: bool = False,
+        least_tokens: int = 1,
+    ) -> str:
         """A job as the edge creates it."""
         job_id = new_job_id()
         now = self.store.clock.now()
@@ -225,6 +234,8 @@ class Replica:
                 deadline=datetime.fromtimestamp(now + deadline, UTC),
                 budget_tokens=created.budget.max_tokens,
                 priority=created.policy.priority,
+                waits=waits,
+                least_tokens=least_tokens,
             ),
             event,
             [],
@@ -265,6 +276,7 @@ async def open_replica(
     max_jobs: int = 50,
     observers: Sequence[Callable[[job_pb2.JobEvent, JobFold, JobFold], None]] = (),
     services: Services | None = None,
+    quota: QuotaRules | None = None,
 ) -> AsyncIterator[Replica]:
     """A replica that drives jobs until the context is left."""
     rules = rules or make_rules()
@@ -277,7 +289,13 @@ async def open_replica(
 
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(
-            open_store(url, replica_id=replica_id, address="127.0.0.1:1", on_lost=lease_lost)
+            open_store(
+                url,
+                replica_id=replica_id,
+                address="127.0.0.1:1",
+                on_lost=lease_lost,
+                options=StoreOptions(quota=quota or QuotaRules()),
+            )
         )
         model, board = ReadyModel(), ProgressBoard()
         watch = RouteWatch(model, rules.routes, while_down=0.05, while_up=0.2)
@@ -292,6 +310,7 @@ async def open_replica(
             board=board,
             history=HistoryWatch(store.fleet),
             held=store.beat.held,
+            draws=store.quotas.draws,
             observers=observers,
         )
         drivers = Drivers(store.claims, store.notifications, replica_id, around, max_jobs=max_jobs)
@@ -301,6 +320,7 @@ async def open_replica(
             async with asyncio.TaskGroup() as group:
                 group.create_task(watch.run())
                 group.create_task(drivers.run())
+                group.create_task(QuotaUpkeep(store.quotas).run())
 
         running = asyncio.create_task(run())
         try:

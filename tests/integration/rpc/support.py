@@ -119,6 +119,9 @@ class ScriptedInternal(meta_agent_pb2_grpc.InternalServiceServicer):
         raise NotImplementedError
         yield
 
+    async def ReserveRoute(self, request: Any, context: Any) -> Any:
+        return meta_agent_pb2.ReserveRouteResponse(granted=True)
+
     async def ReadDocument(self, request: Any, context: Any) -> Any:
         self.reads += 1
         await self.hold.wait()

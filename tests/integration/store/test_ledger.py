@@ -26,6 +26,7 @@ from tests.integration.store.ledgers import (
 )
 from tests.integration.store.making import add_claimed_job, add_job, decided, fact, seal
 from tests.integration.store.proxy import Moment, Proxy
+from tests.integration.store.quota_checks import check_buckets
 
 MOMENTS: tuple[Moment, ...] = ("before", "inside", "after")
 
@@ -183,6 +184,7 @@ async def test_the_ledger_is_what_the_log_folds_to(
         spent = [int(str(r["prompt_tokens"])) + int(str(r["completion_tokens"])) for r in rows]
         assert sum(spent) == fold.spent > 0
         assert sum(float(str(r["cost"])) for r in rows) == pytest.approx(fold.cost)
+    await check_buckets(outside)
 
 
 async def test_calls_of_a_job_without_an_attempt_are_booked_under_its_tenant(

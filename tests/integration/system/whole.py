@@ -196,6 +196,7 @@ async def open_whole(
                 board=board,
                 history=history,
                 held=store.beat.held,
+                draws=store.quotas.draws,
                 observers=(recorder.observe, *observers),
             ),
             max_jobs=50,

@@ -280,3 +280,21 @@ def test_the_report_says_how_each_round_was_judged() -> None:
     assert "round 1 judged: another round, because 2 items are missing" in text
     assert "round 2 judged: halt, because it was the last" in text
     assert "decisions" not in printed(ended())
+
+
+def test_waiting_for_quota_is_told_once_with_its_limit_and_time() -> None:
+    full = job_pb2.QuotaDrawn(tokens=-300, limit="tokens_per_minute")
+    full.retry_time.FromSeconds(1_700_000_000)
+    ref = attempt_pb2.AttemptRef(task_uid="1.1", attempt=1)
+    intent = attempt_pb2.CallIntent(prompt_tokens=900, max_completion_tokens=100)
+    view, lines = told(
+        created(),
+        {"quota_drawn": job_pb2.QuotaDrawn(tokens=500, total_tokens=500)},
+        {"quota_drawn": full},
+        {"call_deferred": job_pb2.CallDeferred(ref=ref, intent=intent)},
+    )
+    assert lines[1:] == [
+        "waits for quota: tokens_per_minute has no room until 22:13:20 UTC",
+        "1.1: its call of 1,000 tokens waits for quota",
+    ]
+    assert len(view.notices) == 2

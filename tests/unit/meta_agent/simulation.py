@@ -33,6 +33,7 @@ from services.meta_agent.deciding.observed import (
     Planned,
     Refused,
 )
+from services.meta_agent.deciding.quota import Wanted
 from services.meta_agent.deciding.rules import Rules
 from services.meta_agent.job.apply import apply
 from services.meta_agent.job.state import AttemptFold, AttemptKey, JobFold, tokens_of
@@ -93,6 +94,7 @@ def make_created(
     policy: job_pb2.JobPolicy | None = None,
     max_cost: float = 0.0,
     documents: int = 0,
+    draws: bool = False,
 ) -> job_pb2.JobCreated:
     """A job as admission makes it."""
     return job_pb2.JobCreated(
@@ -106,6 +108,7 @@ def make_created(
         policy=policy,
         plan=plan,
         deadline_time=timestamp(START + deadline),
+        draws_quota=draws,
     )
 
 
@@ -125,6 +128,30 @@ class Service:
     denied: bool = False
 
 
+@dataclass(slots=True)
+class Quota:
+    """A tenant's tokens per minute, as the store counts them: settled, and held by the job.
+
+    Attributes:
+        limit: Tokens in any 60 seconds.
+        tranche: Drawn at once when there is room.
+        others: What the tenant's other jobs use at a time.
+        busy: How often, 0 to 1, the store cannot be asked.
+    """
+
+    limit: int
+    tranche: int = 2000
+    others: Callable[[float], int] = lambda now: 0
+    busy: float = 0.0
+    settled: list[tuple[float, int]] = field(default_factory=list)
+    next_try: float = 0.0
+    tries: int = 0
+
+    def used(self, now: float) -> int:
+        """Settled within the window that ends now."""
+        return sum(tokens for time, tokens in self.settled if time > now - 60.0)
+
+
 class World:
     """One job, its driver, its services and a clock."""
 
@@ -135,12 +162,14 @@ class World:
         rules: Rules,
         faults: Faults | None = None,
         slots: int = 1000,
+        quota: Quota | None = None,
     ) -> None:
         self.seed = seed
         self.random = random.Random(seed)
         self.rules = rules
         self.faults = faults or Faults()
         self.slots = slots
+        self.quota = quota
         self.now = START
         self.log: list[job_pb2.JobEvent] = []
         self.fold = JobFold()
@@ -165,7 +194,10 @@ class World:
         if not event.HasField("time"):
             event.time.CopyFrom(timestamp(self.now))
         self.log.append(event)
+        before = self.fold
         self.fold = apply(self.fold, event)
+        if self.quota is not None and self.fold.spent > before.spent:
+            self.quota.settled.append((self.now, self.fold.spent - before.spent))
         self._check()
 
     def _check(self) -> None:
@@ -181,6 +213,11 @@ class World:
         if fold.max_cost:
             money = fold.cost + held_money(fold, self.rules)
             assert money <= fold.max_cost, f"{money} held of {fold.max_cost}"
+        if fold.drawn is not None:
+            assert held <= fold.drawn <= fold.budget, f"{held} held of {fold.drawn} drawn"
+        if self.quota is not None and fold.drawn is not None:
+            used = self.quota.used(self.now) + fold.drawn - fold.spent
+            assert used <= self.quota.limit, f"{used} used of a limit of {self.quota.limit}"
         rows = fold.rows
         assert sum(row.unknown_tokens for row in rows) == fold.unknown
         assert sum(tokens_of(row.call.usage) for row in rows) == fold.spent
@@ -241,7 +278,10 @@ class World:
         inbox, self._inbox = tuple(self._inbox), []
         running = sum(a.role == ROLE_WORKER for a in self.fold.open_attempts())
         observed = Observations(
-            inbox=inbox, broken=dict(self._broken), slots=max(self.slots - running, 0)
+            inbox=inbox,
+            broken=dict(self._broken),
+            slots=max(self.slots - running, 0),
+            quota_most=self.quota.limit if self.quota is not None else float("inf"),
         )
         decision = decide(self.fold, observed, self.now, self.rules)
         self._wake_at = max(decision.wake_at, self.now + 1e-4)
@@ -251,6 +291,32 @@ class World:
             key: broken for key, broken in self._broken.items() if self.fold.attempts[key].open
         }
         self._carry_out()
+        if decision.wanted is not None and self.quota is not None and not self.fold.ended:
+            self._draw(decision.wanted, self.quota)
+
+    def _draw(self, wanted: Wanted, quota: Quota) -> None:
+        """As the driver's shell and the store do."""
+        if self.now < quota.next_try:
+            self._wake_at = min(self._wake_at, quota.next_try)
+            return
+        quota.tries += 1
+        fold = self.fold
+        assert fold.drawn is not None
+        if self.random.random() < quota.busy:
+            quota.next_try = self._wake_at = self.now + 1.0
+            return
+        free = quota.limit - quota.used(self.now) - quota.others(self.now)
+        free = max(free - (fold.drawn - fold.spent), 0)
+        more = max(wanted.tokens, min(quota.tranche, fold.budget - fold.drawn))
+        tokens, limit = min(more, free), ""
+        quota.next_try = self.now
+        if free < wanted.least:
+            tokens, limit = -wanted.spare, "tokens_per_minute"
+            quota.next_try = self.now + 2.0
+        if tokens or limit != fold.quota_limit:
+            drawn = job_pb2.QuotaDrawn(tokens=tokens, total_tokens=fold.drawn + tokens, limit=limit)
+            self._append(job_pb2.JobEvent(event_id=f"q{len(self.log)}", quota_drawn=drawn))
+        self._wake_at = min(self._wake_at, max(quota.next_try, self.now + 1e-4))
 
     def _carry_out(self) -> None:
         for attempt in list(self.fold.open_attempts()):
@@ -264,7 +330,11 @@ class World:
             if attempt.stop is not None and not service.stopped:
                 service.stopped = True
                 self.at(self._latency(), lambda s=service: self._stop(s))  # type: ignore[misc]
-            elif service.waiting is not None and attempt.grant.call == service.waiting.call:
+            elif (
+                service.waiting is not None
+                and attempt.deferred is None
+                and attempt.grant.call == service.waiting.call
+            ):
                 intent, service.waiting = service.waiting, None
                 self.at(self._latency(), lambda s=service, i=intent: self._granted(s, i))  # type: ignore[misc]
 

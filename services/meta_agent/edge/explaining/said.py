@@ -14,7 +14,7 @@ PER_KIND = 10
 PER_RARE_KIND = 5
 """The same for what a job has few of, unless somebody plays with it."""
 
-_RARE = frozenset({"trim", "top-up", "request"})
+_RARE = frozenset({"trim", "top-up", "request", "quota"})
 
 LAST = 2**62
 """Stands behind everything that has happened."""

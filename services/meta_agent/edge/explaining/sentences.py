@@ -77,6 +77,8 @@ def _say(story: Story, noted: Noted) -> tuple[str, str]:
             return "trim", _trimmed(story, event.plan_trimmed)
         case "round_judged":
             return "round", _round(event.round_judged)
+        case "quota_drawn":
+            return "quota", _waited(story, noted)
         case "budget_granted":
             return "top-up", _topped_up(event.budget_granted)
         case "interrupt_requested":
@@ -168,6 +170,14 @@ def _round(judged: job_pb2.RoundJudged) -> str:
         facts.append(f"another expects {figure(rate)} answers per 1,000 tokens")
     kept = "; the answer of the round before is kept" if judged.keeps_previous_answer else ""
     return f"{text}; {', '.join(facts)}{kept}."
+
+
+def _waited(story: Story, noted: Noted) -> str:
+    """Which limit of the tenant the job waited for, and for how long."""
+    drawn = noted.event.quota_drawn
+    text = f"The tenant's limit {drawn.limit} had no room for more, so the job waited"
+    following = story.draws.get(noted.sequence)
+    return f"{text} {following - noted.time:,.1f} s." if following is not None else f"{text}."
 
 
 def _topped_up(granted: job_pb2.BudgetGranted) -> str:

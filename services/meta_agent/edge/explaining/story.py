@@ -119,6 +119,7 @@ class Story:
         started: Every attempt's start, by key.
         trims: The latest trim of each task, by uid.
         noted: Events that are told as they stand.
+        draws: When a wait for quota was over, by the sequence of its event.
     """
 
     fold: JobFold = field(default_factory=JobFold)
@@ -132,6 +133,7 @@ class Story:
     detours: list[Detour] = field(default_factory=list)
     trims: dict[str, Trim] = field(default_factory=dict)
     noted: list[Noted] = field(default_factory=list)
+    draws: dict[int, float] = field(default_factory=dict)
 
     def take(self, events: Iterable[job_pb2.JobEvent]) -> None:
         """Adds what comes next in the log."""
@@ -196,6 +198,8 @@ class Story:
                     trim = Trim(sequence=at.sequence, time=at.time, event=trimmed)
                     self.trims[trimmed.task_uid] = trim
                 self._keep(event, at)
+            case "quota_drawn":
+                self._drawn(event, at)
             case (
                 "shape_decided"
                 | "plan_closed"
@@ -206,6 +210,14 @@ class Story:
                 | "job_finished"
             ):
                 self._keep(event, at)
+
+    def _drawn(self, event: job_pb2.JobEvent, at: Moment) -> None:
+        """Keeps that the job waits for quota, and later when it went on."""
+        waits = [n for n in self.noted if n.event.HasField("quota_drawn")]
+        if event.quota_drawn.limit:
+            self._keep(event, at)
+        elif waits and waits[-1].sequence not in self.draws:
+            self.draws[waits[-1].sequence] = at.time
 
     def _keep(self, event: job_pb2.JobEvent, at: Moment) -> None:
         self.noted.append(Noted(sequence=at.sequence, time=at.time, event=event))
