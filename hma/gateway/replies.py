@@ -79,6 +79,12 @@ def public_mappers() -> list[dict[str, Any]]:
             for status, (code, sentence) in _REPLIES.items()
         ),
         _mapper(json_client, _rpc_status(_UNKNOWN, "")),
+        # To gRPC clients Envoy calls these INTERNAL and UNKNOWN.
+        *(
+            {"filter": _status(status), "headers_to_add": [_set("grpc-status", str(code))]}
+            for status, (code, _) in _REPLIES.items()
+            if status in (400, 408, 413, 431)
+        ),
     ]
 
 
