@@ -74,6 +74,10 @@ def public_mappers() -> list[dict[str, Any]]:
         _as_it_is(_and(_status(200), _header(":path", string_match={"prefix": "/openapi.json"}))),
         _mapper(_and(_status(200), json_client), {"status": "SERVING"}),
         *_limit_replies(json_client),
+        _mapper(
+            _and(_because("path_normalization_failed"), json_client),
+            _rpc_status(3, "The path holds an escaped slash or backslash."),
+        ),
         *(
             _mapper(_and(_status(status), json_client), _rpc_status(code, sentence))
             for status, (code, sentence) in _REPLIES.items()

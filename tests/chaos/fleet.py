@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hma.gateway.limits import GatewayLimits
 from hma.local import gateway
 from hma.local.database import database_url
 from hma.local.descriptors import write_descriptor_set
@@ -123,7 +124,12 @@ class Fleet:
     """All parts, in `directory`, where other users may pass."""
 
     def __init__(
-        self, directory: Path, script: list[dict[str, Any]], *, token_delay: float = 0.01
+        self,
+        directory: Path,
+        script: list[dict[str, Any]],
+        *,
+        token_delay: float = 0.01,
+        limits: GatewayLimits | None = None,
     ) -> None:
         self.directory = directory
         self.logs = directory / "log"
@@ -136,6 +142,7 @@ class Fleet:
         self._script = directory / "script.json"
         self._script.write_text(json.dumps(script))
         self._token_delay = token_delay
+        self._limits = limits or GatewayLimits()
         self._build()
 
     @property
@@ -229,7 +236,10 @@ class Fleet:
         descriptors = self.directory / "hma.protoset"
         write_descriptor_set(descriptors)
         settings = StackSettings(
-            gateway_port=self.port, gateway_internal_port=internal, gateway_admin_port=admin
+            gateway_port=self.port,
+            gateway_internal_port=internal,
+            gateway_admin_port=admin,
+            limits=self._limits,
         )
         configuration = gateway.render(settings, descriptors)
         for cluster in configuration["static_resources"]["clusters"]:
@@ -250,10 +260,14 @@ def _endpoint(port: int) -> dict[str, Any]:
 
 @asynccontextmanager
 async def open_fleet(
-    directory: Path, script: list[dict[str, Any]], *, token_delay: float = 0.01
+    directory: Path,
+    script: list[dict[str, Any]],
+    *,
+    token_delay: float = 0.01,
+    limits: GatewayLimits | None = None,
 ) -> AsyncIterator[Fleet]:
     """A fleet that is ready; ended when the context is left."""
-    fleet = Fleet(directory, script, token_delay=token_delay)
+    fleet = Fleet(directory, script, token_delay=token_delay, limits=limits)
     try:
         for part in fleet.parts.values():
             part.start()

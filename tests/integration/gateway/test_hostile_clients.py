@@ -282,9 +282,9 @@ def test_an_honest_client_of_that_kind_is_not_closed(gateway: Gateway) -> None:
         b"accept: \xff",
     ],
 )
-def test_headers_that_grpc_cannot_carry_are_no_error_of_ours(
-    gateway: Gateway, line: bytes
-) -> None:
-    status, _ = _reached(gateway, b"GET /v1/jobs/job-1 HTTP/1.1\r\nhost: x\r\n" + line + b"\r\n\r\n")
+def test_headers_that_grpc_cannot_carry_are_no_error_of_ours(gateway: Gateway, line: bytes) -> None:
+    status, _ = _reached(
+        gateway, b"GET /v1/jobs/job-1 HTTP/1.1\r\nhost: x\r\n" + line + b"\r\n\r\n"
+    )
 
     assert status == 200 or 400 <= status < 500

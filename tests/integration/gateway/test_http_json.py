@@ -128,6 +128,7 @@ def test_a_refusal_for_want_of_room_is_429_and_says_when_to_come_back(gateway: G
         ("POST", "/v1/jobs?nonsense=1", JOB, 400, 3, "nonsense"),
         ("GET", "/v2/jobs", None, 404, 5, "/v1/jobs"),
         ("PUT", "/v1/jobs", JOB, 404, 5, "PUT"),
+        ("GET", "/v1/jobs/a%2Fb", None, 400, 3, "escaped slash"),
         ("POST", "/hma.v1.InternalService/ReportAttempt", "{}", 404, 5, "Nothing answers"),
     ],
 )
