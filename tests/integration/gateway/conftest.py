@@ -97,7 +97,9 @@ def open_gateway(
         change: Changes the configuration, for what no setting can bring about.
         environment: Settings.
     """
-    settings = load_stack({**_ANY_PORT, "HMA_DATA_DIR": str(directory), **environment})
+    settings = load_stack(
+        {**_ANY_PORT, "HMA_DATA_DIR": str(directory), "HMA_AUTH": "none", **environment}
+    )
     path = write_configuration(settings)
     configuration = json.loads(path.read_text())
     change(configuration)
