@@ -97,9 +97,8 @@ def open_gateway(
         change: Changes the configuration, for what no setting can bring about.
         environment: Settings.
     """
-    settings = load_stack(
-        {**_ANY_PORT, "HMA_DATA_DIR": str(directory), "HMA_AUTH": "none", **environment}
-    )
+    own = {"HMA_DATA_DIR": str(directory), "HMA_AUTH": "none"}
+    settings = load_stack({**_ANY_PORT, **own, **environment})
     path = write_configuration(settings)
     configuration = json.loads(path.read_text())
     change(configuration)
