@@ -40,7 +40,7 @@ class ScriptedMetaAgent(
 
     def __init__(self) -> None:
         self.requests: list[Any] = []
-        self.metadata: dict[str, Any] = {}
+        self.metadata: list[dict[str, Any]] = []
         self.release = threading.Event()
 
     def CreateJob(self, request: Any, context: grpc.ServicerContext) -> Any:
@@ -56,7 +56,7 @@ class ScriptedMetaAgent(
 
     def GetJob(self, request: Any, context: grpc.ServicerContext) -> Any:
         self.requests.append(request)
-        self.metadata = dict(context.invocation_metadata())
+        self.metadata.append(dict(context.invocation_metadata()))
         if request.job_id == "job-missing":
             detail = any_pb2.Any()
             detail.Pack(error_details_pb2.ErrorInfo(reason="NOT_FOUND", domain="hma"))
