@@ -10,6 +10,8 @@ PARALLEL := -n auto --maxprocesses 4
 TIED := $(PY) -I -S hma/local/tether.py 15 $$PPID
 CHAOS_RUNS ?= 100
 CHAOS_SEED ?= 1
+FUZZ_INPUTS ?= 10000
+FUZZ_SEED ?=
 CODE := hma services tests examples bench scripts
 
 # The job of `make run`, for `hma demo`; empty means the default job. In the environment,
@@ -20,7 +22,7 @@ export PIP_NO_INPUT := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run up test test-unit test-integration test-e2e test-vllm \
-        chaos check fix proto protoset docs bench clean
+        chaos fuzz check fix proto protoset docs bench clean
 
 help: ## Lists the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | \
@@ -69,6 +71,9 @@ test-e2e: $(STAMP) ## End-to-end tests only: the whole stack with the embedded m
 
 chaos: $(STAMP) ## Kills, pauses and restarts every process while jobs run (an hour; CHAOS_RUNS, CHAOS_SEED)
 	@$(PY) -m tests.chaos --runs $(CHAOS_RUNS) --seed $(CHAOS_SEED)
+
+fuzz: $(STAMP) ## Hostile inputs by gRPC and HTTP, made from the contracts (FUZZ_INPUTS, FUZZ_SEED)
+	@$(PY) -m tests.fuzz --inputs $(FUZZ_INPUTS) $(if $(FUZZ_SEED),--seed $(FUZZ_SEED))
 
 test-vllm: $(STAMP) ## End-to-end tests against a real vLLM on the CPU (installs 3.5 GB)
 	@scripts/test_vllm

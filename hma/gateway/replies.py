@@ -77,11 +77,21 @@ def public_mappers() -> list[dict[str, Any]]:
         _as_it_is(_and(_status(200), _header(":path", string_match={"prefix": "/openapi.json"}))),
         _mapper(_and(_status(200), json_client), {"status": "SERVING"}),
         *_limit_replies(json_client),
+        _mapper(
+            _and(_because("path_normalization_failed"), json_client),
+            _rpc_status(3, "The path holds an escaped slash or backslash."),
+        ),
         *(
             _mapper(_and(_status(status), json_client), _rpc_status(code, sentence))
             for status, (code, sentence) in _REPLIES.items()
         ),
         _mapper(json_client, _rpc_status(_UNKNOWN, "")),
+        # To gRPC clients Envoy calls these INTERNAL and UNKNOWN.
+        *(
+            {"filter": _status(status), "headers_to_add": [_set("grpc-status", str(code))]}
+            for status, (code, _) in _REPLIES.items()
+            if status in (400, 408, 413, 431)
+        ),
     ]
 
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hma.gateway.limits import GatewayLimits
 from hma.local import gateway
 from hma.local.access_settings import StackAccess
 from hma.local.database import database_url
@@ -125,7 +126,12 @@ class Fleet:
     """All parts, in `directory`, where other users may pass."""
 
     def __init__(
-        self, directory: Path, script: list[dict[str, Any]], *, token_delay: float = 0.01
+        self,
+        directory: Path,
+        script: list[dict[str, Any]],
+        *,
+        token_delay: float = 0.01,
+        limits: GatewayLimits | None = None,
     ) -> None:
         self.directory = directory
         self.logs = directory / "log"
@@ -138,6 +144,7 @@ class Fleet:
         self._script = directory / "script.json"
         self._script.write_text(json.dumps(script))
         self._token_delay = token_delay
+        self._limits = limits or GatewayLimits()
         self._build()
 
     @property
@@ -235,6 +242,7 @@ class Fleet:
             gateway_port=self.port,
             gateway_internal_port=internal,
             gateway_admin_port=admin,
+            limits=self._limits,
         )
         configuration = gateway.render(settings, descriptors)
         for cluster in configuration["static_resources"]["clusters"]:
@@ -255,10 +263,14 @@ def _endpoint(port: int) -> dict[str, Any]:
 
 @asynccontextmanager
 async def open_fleet(
-    directory: Path, script: list[dict[str, Any]], *, token_delay: float = 0.01
+    directory: Path,
+    script: list[dict[str, Any]],
+    *,
+    token_delay: float = 0.01,
+    limits: GatewayLimits | None = None,
 ) -> AsyncIterator[Fleet]:
     """A fleet that is ready; ended when the context is left."""
-    fleet = Fleet(directory, script, token_delay=token_delay)
+    fleet = Fleet(directory, script, token_delay=token_delay, limits=limits)
     try:
         for part in fleet.parts.values():
             part.start()

@@ -57,7 +57,6 @@ def _reached(gateway: Gateway, request: bytes) -> tuple[int, int]:
         b"transfer-encoding: chunked\r\ntransfer-encoding: gzip",
         b"content-length : 25",
         b"content-length: 25\r\nx-a: a\0b",
-        b"content-length: 25\r\nx_hma_identity: me",
         b"content-length: 25\r\nhost: elsewhere",
     ],
 )
@@ -71,23 +70,45 @@ def test_ambiguous_heads_are_refused(gateway: Gateway, head: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "path",
+    ("path", "refusal"),
     [
-        "/v1%2fjobs",
-        "/v1%2Fjobs",
-        "/v1/jobs%5c..%5cx",
-        "/v1/jobs/%00",
+        ("/v1%2fjobs", 400),
+        ("/v1/jobs%2Fjob-1", 400),
+        ("/v1/jobs%5c..%5cx", 400),
+        ("/v1/jobs/%00", 400),
+        ("/V1/jobs", 404),
     ],
 )
 def test_paths_that_others_might_read_differently_reach_nothing(
-    gateway: Gateway, path: str
+    gateway: Gateway, path: str, refusal: int
 ) -> None:
     status, reached = _reached(
         gateway, f"GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode()
     )
 
-    assert 400 <= status < 500
-    assert reached == 0
+    assert (status, reached) == (refusal, 0)
+
+
+def test_headers_with_underscores_do_not_come_in(gateway: Gateway) -> None:
+    with grpc.insecure_channel(gateway.address) as channel:
+        stub = meta_agent_pb2_grpc.MetaAgentServiceStub(channel)
+        sent = (("x_hma_identity", "me"), ("x-other", "1"))
+        stub.GetJob(meta_agent_pb2.GetJobRequest(job_id="job-1"), metadata=sent, timeout=10)
+
+    seen = gateway.backends.meta_agent.metadata[-1]
+    assert "x-other" in seen
+    assert not {"x_hma_identity", "x-hma-identity"} & set(seen)
+
+
+def test_what_is_the_client_s_fault_is_not_internal_to_grpc_clients(gateway: Gateway) -> None:
+    with grpc.insecure_channel(
+        gateway.address, options=[("grpc.default_authority", "x,elsewhere")]
+    ) as channel:
+        stub = meta_agent_pb2_grpc.MetaAgentServiceStub(channel)
+        with pytest.raises(grpc.RpcError) as caught:
+            stub.GetJob(meta_agent_pb2.GetJobRequest(job_id="job-1"), timeout=10)
+
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
 @pytest.mark.parametrize("path", ["//v1//jobs/job-1", "/v1/x/../jobs/job-1", "/v1\\jobs/job-1"])
@@ -235,3 +256,35 @@ def test_an_honest_client_of_that_kind_is_not_closed(gateway: Gateway) -> None:
     """The frames above are taken for what they are when there are few of them."""
     with HostileClient(gateway.address) as client:
         assert not client.is_closed_by(frame(frames.PING, 0, 0, b"12345678"), 3)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"+: 1",
+        b"x*a: 1",
+        b"x|~a: 1",
+        b"x-a: \xe9\xff",
+        b"x-a: \x7f",
+        b"x-a-bin: ***",
+        b"x-a-bin: =",
+        b"grpc-timeout: soon",
+        b"grpc-timeout: -1S",
+        b"grpc-timeout: 99999999H",
+        b"grpc-encoding: snappy",
+        b"grpc-accept-encoding: ,,;",
+        b"grpc-tags-bin: x",
+        b"te: deflate",
+        b"content-encoding: gzip",
+        b"grpc-status: 0",
+        b"user-agent: " + b"a" * 9000,
+        b"traceparent: 00-x",
+        b"accept: \xff",
+    ],
+)
+def test_headers_that_grpc_cannot_carry_are_no_error_of_ours(gateway: Gateway, line: bytes) -> None:
+    status, _ = _reached(
+        gateway, b"GET /v1/jobs/job-1 HTTP/1.1\r\nhost: x\r\n" + line + b"\r\n\r\n"
+    )
+
+    assert status == 200 or 400 <= status < 500

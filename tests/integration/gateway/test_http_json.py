@@ -150,6 +150,7 @@ def test_a_job_over_quota_is_429_with_the_limit_and_what_is_left(gateway: Gatewa
         ("POST", "/v1/jobs?nonsense=1", JOB, 400, 3, "nonsense"),
         ("GET", "/v2/jobs", None, 404, 5, "/v1/jobs"),
         ("PUT", "/v1/jobs", JOB, 404, 5, "PUT"),
+        ("GET", "/v1/jobs/a%2Fb", None, 400, 3, "escaped slash"),
         ("POST", "/hma.v1.InternalService/ReportAttempt", "{}", 404, 5, "Nothing answers"),
     ],
 )
