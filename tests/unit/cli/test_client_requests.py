@@ -15,7 +15,7 @@ import hma
 import hma.client
 from hma.client.backoff import Backoff
 from hma.client.connection import Server
-from hma.client.requests import create_job, read_documents, seconds, to_plan
+from hma.client.requests import create_job, read_documents, seconds, set_quota, to_plan
 from hma.client.watching import Cursor
 from hma.errors import InvalidRequest, Overloaded
 from hma.v1 import job_pb2, meta_agent_pb2
@@ -54,8 +54,8 @@ def test_both_clients_can_do_the_same() -> None:
 
     assert methods(hma.Client) == methods(hma.AsyncClient)
     assert methods(hma.Client) == {
-        "audit", "cancel", "close", "delete", "explain", "get", "grant", "interrupt", "list", "run",
-        "status", "submit", "usage", "wait", "watch",
+        "audit", "cancel", "close", "delete", "explain", "get", "grant", "interrupt", "list", "quota",
+        "run", "set_quota", "status", "submit", "usage", "wait", "watch",
     }  # fmt: skip
 
 
@@ -196,3 +196,17 @@ def test_documents_may_be_text_or_bytes() -> None:
     text, raw = read_documents([("a.md", "ä"), ("b.md", b"\xff")])
     assert (text.text, text.content) == ("ä", b"")
     assert (raw.text, raw.content) == ("", b"\xff")
+
+
+def test_a_job_says_whether_it_waits_for_quota() -> None:
+    waits = create_job("do it", budget=100, over_quota="wait")
+    assert waits.over_quota == meta_agent_pb2.OVER_QUOTA_WAIT
+    assert create_job("do it", budget=100).over_quota == meta_agent_pb2.OVER_QUOTA_REFUSE
+    with pytest.raises(InvalidRequest):
+        create_job("do it", budget=100, over_quota="perhaps")  # type: ignore[arg-type]
+
+
+def test_a_quota_names_what_it_changes_so_that_a_limit_can_be_lifted() -> None:
+    request = set_quota("acme", "small", {"tokens_per_minute": 0, "cost_per_month": 2.5})
+    assert list(request.update) == ["tokens_per_minute", "cost_per_month"]
+    assert (request.preset, request.limits.cost_per_month) == ("small", 2.5)
