@@ -54,8 +54,8 @@ def test_both_clients_can_do_the_same() -> None:
 
     assert methods(hma.Client) == methods(hma.AsyncClient)
     assert methods(hma.Client) == {
-        "audit", "cancel", "close", "delete", "explain", "get", "grant", "interrupt", "list", "quota",
-        "run", "set_quota", "status", "submit", "usage", "wait", "watch",
+        "audit", "cancel", "close", "delete", "explain", "get", "grant", "interrupt", "list",
+        "quota", "run", "set_quota", "status", "submit", "usage", "wait", "watch",
     }  # fmt: skip
 
 
