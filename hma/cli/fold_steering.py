@@ -76,10 +76,11 @@ def judged(view: JobView, event: job_pb2.JobEvent) -> JobView:
 def drawn(view: JobView, event: job_pb2.JobEvent) -> JobView:
     """The job waits for its tenant's quota. What it draws otherwise is no news."""
     draw = event.quota_drawn
-    if not draw.limit:
+    said = f"waits for quota: {draw.limit} has no room"
+    if not draw.limit or (view.notices and view.notices[-1].startswith(said)):
         return view
     when = f" until {draw.retry_time.ToDatetime():%H:%M:%S} UTC" if draw.retry_time.seconds else ""
-    return noted(view, f"waits for quota: {draw.limit} has no room{when}")
+    return noted(view, said + when)
 
 
 def deferred(view: JobView, event: job_pb2.JobEvent) -> JobView:

@@ -10,6 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hma.v1 import common_pb2, job_pb2
+from services.meta_agent.edge.explaining.sentences import sentences
+from services.meta_agent.edge.explaining.story import Story
 from services.meta_agent.job.apply import apply, fold_events
 from services.meta_agent.job.state import JobFold
 from tests.unit.meta_agent.simulation import Faults, Quota, World, make_created, make_rules
@@ -231,3 +233,14 @@ def _denied(event: job_pb2.JobEvent) -> bool:
     settled = event.task_settled
     budget = settled.failure.failure_class == common_pb2.FAILURE_CLASS_BUDGET
     return event.call_granted.grant.denied or budget
+
+
+def test_the_explanation_says_for_which_limit_the_job_waited_and_how_long() -> None:
+    world = make_world(3, limit=700)
+    world.run()
+    story = Story()
+    story.take(world.log)
+    told = sentences(story, world.rules)
+    waited = [text for text in told if "The tenant's limit tokens_per_minute had no room" in text]
+    assert waited
+    assert waited[0].endswith(" s.")

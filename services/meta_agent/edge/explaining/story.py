@@ -214,9 +214,11 @@ class Story:
     def _drawn(self, event: job_pb2.JobEvent, at: Moment) -> None:
         """Keeps that the job waits for quota, and later when it went on."""
         waits = [n for n in self.noted if n.event.HasField("quota_drawn")]
+        waiting = bool(waits) and waits[-1].sequence not in self.draws
         if event.quota_drawn.limit:
-            self._keep(event, at)
-        elif waits and waits[-1].sequence not in self.draws:
+            if not waiting:  # else it has only given back what it held meanwhile
+                self._keep(event, at)
+        elif waiting:
             self.draws[waits[-1].sequence] = at.time
 
     def _keep(self, event: job_pb2.JobEvent, at: Moment) -> None:
