@@ -43,6 +43,8 @@ AWAY: tuple[type[Exception], ...] = (
     # After a failover: what was the primary is none any more.
     asyncpg.ReadOnlySQLTransactionError,
     asyncpg.InterfaceError,
+    # A connection that the server has ended, used before the library has seen its end.
+    asyncpg.InternalClientError,
     OSError,
     TimeoutError,
 )
