@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from hma.errors import Overloaded
 from services.meta_agent.store.jobs import Jobs
@@ -26,7 +27,7 @@ BYTES_RETRY = 1.0
 
 @dataclass(slots=True)
 class _Count:
-    queued: int = 0
+    queued: Counter[str] = field(default_factory=Counter)
     at: float = float("-inf")
 
 
@@ -38,7 +39,9 @@ class Door:
 
         Args:
             jobs: Counts who waits.
-            max_queued: Accepted jobs without a driver at most, over all replicas.
+            max_queued: Accepted jobs without a driver at most, over all replicas. Beyond
+                it, and up to twice as many, only tenants with less than an equal share of
+                it are let in: the flood of one must not lock the others out.
             max_bytes: Bytes of requests that this replica works on at once. One request
                 may be larger than that when nothing else is in flight.
         """
@@ -82,26 +85,31 @@ class Door:
             Overloaded: Too many jobs wait for a driver.
             Unavailable: The database cannot be reached.
         """
-        if await self._queued() < self._max_queued:
+        queued = await self._queued()
+        total = queued.total()
+        if total < self._max_queued:
+            return
+        share = self._max_queued / len({*queued, tenant})
+        if queued[tenant] + 1 <= share and total < 2 * self._max_queued:
             return
         if request_id and await self._jobs.knows(tenant, request_id):
             return
         raise Overloaded(
-            f"{self._max_queued:,} accepted jobs wait for a driver already; try again.",
+            f"{total:,} accepted jobs wait for a driver already; try again.",
             reason="QUEUE_FULL",
             retry_after=QUEUE_RETRY,
         )
 
-    def entered(self, *, made: bool) -> None:
-        """Notes that a job was accepted; not `made`: it was there before."""
-        self._count.queued += made
+    def entered(self, tenant: str, *, made: bool) -> None:
+        """Notes that a tenant's job was accepted; not `made`: it was there before."""
+        self._count.queued[tenant] += made
 
-    async def _queued(self) -> int:
+    async def _queued(self) -> Counter[str]:
         clock = asyncio.get_running_loop().time
         if clock() - self._count.at < COUNTED_FOR:
             return self._count.queued
         async with self._counting:
             if clock() - self._count.at >= COUNTED_FOR:
                 at = clock()
-                self._count = _Count(await self._jobs.queued(self._max_queued), at)
+                self._count = _Count(Counter(await self._jobs.queued(2 * self._max_queued)), at)
         return self._count.queued

@@ -125,7 +125,7 @@ class MetaAgentServicer(meta_agent_pb2_grpc.MetaAgentServiceServicer):
                 admitted.event,
                 admitted.documents,
             )
-            self._door.entered(made=created.made)
+            self._door.entered(self._tenant(), made=created.made)
             return created
         except RequestIdReused as error:
             first = await self._store.log.read(error.job_id, limit=1)

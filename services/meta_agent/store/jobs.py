@@ -38,9 +38,9 @@ ORDER BY create_time DESC, id DESC LIMIT $5
 """
 )
 _QUEUED = """
-SELECT count(*) FROM (
-    SELECT FROM job WHERE NOT sealed AND driver IS NULL AND quota_state <> 1 LIMIT $1
-) AS queued
+SELECT tenant, count(*) AS jobs FROM (
+    SELECT tenant FROM job WHERE NOT sealed AND driver IS NULL AND quota_state <> 1 LIMIT $1
+) AS queued GROUP BY tenant
 """
 _OPEN_COUNTS = "SELECT state, count(*) AS jobs FROM job WHERE NOT sealed GROUP BY state"
 
@@ -190,17 +190,16 @@ class Jobs:
         records = await self._database.fetch(_OPEN_COUNTS)
         return {record["state"]: record["jobs"] for record in records}
 
-    async def queued(self, most: int) -> int:
-        """Counts the jobs that wait for a driver.
+    async def queued(self, most: int) -> dict[str, int]:
+        """Counts the jobs that wait for a driver, by tenant.
 
         Args:
-            most: Counts no further.
+            most: Counts no further, over all tenants.
 
         Raises:
             Unavailable: The database cannot be reached.
         """
-        record = await self._database.fetchrow(_QUEUED, most)
-        return int(record[0]) if record is not None else 0
+        return {row["tenant"]: row["jobs"] for row in await self._database.fetch(_QUEUED, most)}
 
     async def delete(self, job_id: str, *, tenant: str | None = None, request_id: str = "") -> None:
         """Purges a job that has ended: documents, log and row.

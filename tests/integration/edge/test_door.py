@@ -56,12 +56,29 @@ async def test_jobs_beyond_the_queue_are_refused_until_it_is_shorter(
     assert await narrow.create(request_id="r3") not in made
 
 
+async def test_the_flood_of_one_tenant_does_not_lock_out_the_others(
+    narrow: Edge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(door, "COUNTED_FOR", 0.0)
+    for _ in range(3):
+        await narrow.create()
+    await narrow.store.database.execute("UPDATE job SET tenant = 'flood'")
+    # Of three places each of two tenants has one and a half.
+    await narrow.create()
+    assert (await overloaded(narrow.create())).reason == "QUEUE_FULL"
+    await narrow.store.database.execute("UPDATE job SET tenant = 'b' WHERE tenant = 'default'")
+    # Of three tenants each has one place, of four less than one.
+    await narrow.create()
+    await narrow.store.database.execute("UPDATE job SET tenant = 'c' WHERE tenant = 'default'")
+    assert (await overloaded(narrow.create())).reason == "QUEUE_FULL"
+
+
 async def test_the_queue_is_counted_once_for_many_callers(
     narrow: Edge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     count, counted = narrow.store.jobs.queued, 0
 
-    async def queued(most: int) -> int:
+    async def queued(most: int) -> dict[str, int]:
         nonlocal counted
         counted += 1
         return await count(most)
