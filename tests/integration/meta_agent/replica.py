@@ -35,6 +35,7 @@ from services.meta_agent.driving.driver import Surroundings
 from services.meta_agent.driving.drivers import Drivers
 from services.meta_agent.driving.history_watch import HistoryWatch
 from services.meta_agent.driving.progress import ProgressBoard
+from services.meta_agent.driving.route_gates import GateRules
 from services.meta_agent.driving.route_watch import RouteWatch
 from services.meta_agent.driving.streams import Services
 from services.meta_agent.job.apply import fold_events
@@ -277,6 +278,7 @@ async def open_replica(
     observers: Sequence[Callable[[job_pb2.JobEvent, JobFold, JobFold], None]] = (),
     services: Services | None = None,
     quota: QuotaRules | None = None,
+    gates: GateRules | None = None,
 ) -> AsyncIterator[Replica]:
     """A replica that drives jobs until the context is left."""
     rules = rules or make_rules()
@@ -298,7 +300,7 @@ async def open_replica(
             )
         )
         model, board = ReadyModel(), ProgressBoard()
-        watch = RouteWatch(model, rules.routes, while_down=0.05, while_up=0.2)
+        watch = RouteWatch(model, rules.routes, gates, while_down=0.05, while_up=0.2)
         around = Surroundings(
             log=store.log,
             notifications=store.notifications,

@@ -15,6 +15,8 @@ from hma.rpc.slots import Slots
 from hma.v1 import attempt_pb2, common_pb2, job_pb2, reducer_pb2, worker_pb2, worker_pb2_grpc
 from services.meta_agent.deciding.decide import decide as right
 from services.meta_agent.driving import poison
+from services.meta_agent.driving.breaker import BreakerRules
+from services.meta_agent.driving.route_gates import GateRules
 from services.meta_agent.driving.streams import Services
 from services.meta_agent.job.leniently import fold_what_folds
 from tests.integration.meta_agent.replica import (
@@ -209,9 +211,11 @@ async def test_a_broken_route_is_left_alone_across_jobs_and_tried_again_by_one(
     created = make_created(items=10)
     created.policy.route = "fast"
     created.policy.max_attempts = 10
+    # Of the half minute that it may be open in the end, a test need not wait the whole.
+    gates = GateRules(breaker=BreakerRules(longest=2.0))
     async with (
         serve_scripts(Scripts(execute=work)) as channel,
-        open_replica(postgres_url, channel) as replica,
+        open_replica(postgres_url, channel, gates=gates) as replica,
     ):
         first = await replica.create(created)
         second = await replica.create(created)
