@@ -16,6 +16,7 @@ import sys
 import urllib.request
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -240,6 +241,7 @@ async def test_no_planted_secret_is_found_anywhere(
         assert all(exported)
         seen = {"told": "\n".join(told), "export": "\n".join(exported)}
         seen |= dict(await asyncio.to_thread(lambda: list(fleet.pages())))
+        await until(partial(refusals_are_written, connection), every=0.1)
         async for table, text in tables(connection):
             seen[table] = text
         await asyncio.to_thread(fleet.stop)
@@ -257,6 +259,12 @@ async def test_no_planted_secret_is_found_anywhere(
     assert not found
     for log in (text for name, text in seen.items() if name.endswith(".log")):
         assert "Traceback" not in log, log[log.index("Traceback") - 300 :][:9000]
+
+
+async def refusals_are_written(connection: Any) -> bool:
+    """Whether the trail has them: they are written behind the calls."""
+    query = "SELECT FROM audit_entry WHERE code = 'NOT_FOUND'"
+    return await connection.fetchrow(query) is not None
 
 
 async def tables(connection: Any) -> AsyncIterator[tuple[str, str]]:
