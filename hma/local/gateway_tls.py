@@ -16,7 +16,13 @@ from hma.local.tls_settings import StackTls
 from hma.rpc.callers import ANALYST, GATEWAY, META_AGENT, REDUCER, WORKER, certificate_name
 
 _TYPES = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3"
-_SERVERS = {"meta_agent": META_AGENT, "analyst": ANALYST, "worker": WORKER, "reducer": REDUCER}
+_SERVERS = {
+    "meta_agent": META_AGENT,
+    "meta_agent_access": META_AGENT,
+    "analyst": ANALYST,
+    "worker": WORKER,
+    "reducer": REDUCER,
+}
 
 _FOR_CLIENTS = "for_clients"
 _BETWEEN_SERVICES = "between_services"

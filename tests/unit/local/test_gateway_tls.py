@@ -23,8 +23,12 @@ CLIENTS = {
     "HMA_GATEWAY_TLS_CERT_FILE": "/public/tls.crt",
     "HMA_GATEWAY_TLS_KEY_FILE": "/public/tls.key",
 }
-ROLES = {"meta_agent": "meta-agent", "analyst": "analyst", "worker": "worker"} | {
-    "reducer": "reducer"
+ROLES = {
+    "meta_agent": "meta-agent",
+    "meta_agent_access": "meta-agent",
+    "analyst": "analyst",
+    "worker": "worker",
+    "reducer": "reducer",
 }
 
 
