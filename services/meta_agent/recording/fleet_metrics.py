@@ -68,12 +68,12 @@ class FleetCounters:
             case "attempt_lost":
                 attempt = fold.attempts.get(_key(event.attempt_lost))
                 if attempt is not None and attempt.role == common_pb2.ROLE_WORKER:
-                    self.add(_ERRORS, 1, {"class": "TRANSIENT"})
+                    self.add(_ERRORS, 1, {"class": "TRANSIENT", **_whose(fold)})
             case "task_settled":
                 self._count_duration(event, fold)
             case "job_finished":
                 state = job_pb2.JobState.Name(fold.state).removeprefix("JOB_STATE_")
-                self.add(_JOBS, 1, {"state": state})
+                self.add(_JOBS, 1, {"state": state, **_whose(fold)})
 
     def take(self) -> Counters:
         """What was counted since the last call."""
@@ -87,6 +87,7 @@ class FleetCounters:
             labels = {
                 "role": common_pb2.Role.Name(row.role).removeprefix("ROLE_").lower(),
                 "route": row.call.route,
+                **_whose(fold),
             }
             # Four classes that add up to what the budget counts.
             for name, tokens in (
@@ -110,7 +111,7 @@ class FleetCounters:
             if refused or kind == common_pb2.FAILURE_CLASS_CANCELLED:
                 return  # a full Worker, or somebody asked for it: no error
             name = common_pb2.FailureClass.Name(kind).removeprefix("FAILURE_CLASS_")
-            self.add(_ERRORS, 1, {"class": name})
+            self.add(_ERRORS, 1, {"class": name, **_whose(fold)})
 
     def _count_duration(self, event: job_pb2.JobEvent, fold: JobFold) -> None:
         attempts = fold.attempts_of(event.task_settled.task_uid)
@@ -124,6 +125,10 @@ class FleetCounters:
     def add(self, name: str, value: float, labels: Mapping[str, str]) -> None:
         """Adds to a counter."""
         self._counts[name, tuple(sorted(labels.items()))] += value
+
+
+def _whose(fold: JobFold) -> dict[str, str]:
+    return {"tenant": fold.created.tenant}
 
 
 def _key(
@@ -187,10 +192,12 @@ class FleetPage:
             _TOKENS,
             "Tokens that the inference servers counted. The classes add up: prompt is what "
             "was not cached, completion what was not reasoning",
-            ("class", "role", "route"),
+            ("class", "role", "route", "tenant"),
         )
-        yield _counter(totals, _ERRORS, "Attempts of Workers that failed, by class", ("class",))
-        yield _counter(totals, _JOBS, "Jobs that ended, by state", ("state",))
+        yield _counter(
+            totals, _ERRORS, "Attempts of Workers that failed, by class", ("class", "tenant")
+        )
+        yield _counter(totals, _JOBS, "Jobs that ended, by state", ("state", "tenant"))
         yield _histogram(totals)
         jobs = GaugeMetricFamily("hma_jobs", "Jobs that have not ended, by state", labels=["state"])
         for state in _OPEN_STATES:

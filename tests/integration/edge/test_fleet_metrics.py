@@ -44,7 +44,7 @@ class Job:
             counters.observe(event, before, self.fold)
 
     def start(self, counters: FleetCounters) -> None:
-        self.say(counters, job_created=job_pb2.JobCreated())
+        self.say(counters, job_created=job_pb2.JobCreated(tenant="acme"))
         self.say(counters, job_claimed=job_pb2.JobClaimed(epoch=1))
         task = task_pb2.Task(id="a")
         self.say(counters, task_admitted=job_pb2.TaskAdmitted(task_uid="1.1", task=task))
@@ -78,20 +78,20 @@ def test_each_token_is_counted_once_and_the_classes_add_up() -> None:
     job.start(counters)
     job.say(counters, call_settled=job_pb2.CallSettled(ref=job.ref, call=usage(1, 100, 40, 10)))
     assert names(counters) == {
-        "hma_tokens_total class=prompt role=worker route=fast": 60,
-        "hma_tokens_total class=cached_prompt role=worker route=fast": 40,
-        "hma_tokens_total class=completion role=worker route=fast": 5,
-        "hma_tokens_total class=reasoning role=worker route=fast": 5,
+        "hma_tokens_total class=prompt role=worker route=fast tenant=acme": 60,
+        "hma_tokens_total class=cached_prompt role=worker route=fast tenant=acme": 40,
+        "hma_tokens_total class=completion role=worker route=fast tenant=acme": 5,
+        "hma_tokens_total class=reasoning role=worker route=fast tenant=acme": 5,
     }
     job.end(counters)
     assert names(counters) == {
-        "hma_tokens_total class=prompt role=worker route=fast": 50,
-        "hma_tokens_total class=completion role=worker route=fast": 2,
-        "hma_tokens_total class=reasoning role=worker route=fast": 2,
-        "hma_worker_errors_total class=TIMEOUT": 1,
+        "hma_tokens_total class=prompt role=worker route=fast tenant=acme": 50,
+        "hma_tokens_total class=completion role=worker route=fast tenant=acme": 2,
+        "hma_tokens_total class=reasoning role=worker route=fast tenant=acme": 2,
+        "hma_worker_errors_total class=TIMEOUT tenant=acme": 1,
         "hma_task_duration_seconds_sum": 3,
         "hma_task_duration_seconds_bucket le=5": 1,
-        "hma_jobs_finished_total state=PARTIAL": 1,
+        "hma_jobs_finished_total state=PARTIAL tenant=acme": 1,
     }
 
 
@@ -101,7 +101,7 @@ def test_a_driver_that_takes_over_counts_only_what_is_new() -> None:
     job.say(first, call_settled=job_pb2.CallSettled(ref=job.ref, call=usage(1, 100, 0, 10)))
     job.say(second, job_claimed=job_pb2.JobClaimed(epoch=2))
     job.say(second, call_settled=job_pb2.CallSettled(ref=job.ref, call=usage(2, 7, 0, 0)))
-    assert names(second) == {"hma_tokens_total class=prompt role=worker route=fast": 7}
+    assert names(second) == {"hma_tokens_total class=prompt role=worker route=fast tenant=acme": 7}
 
 
 async def page_of(store: Store, counters: FleetCounters) -> str:
@@ -131,13 +131,16 @@ async def test_every_replica_serves_the_sum_of_all(postgres_url: str) -> None:
             await page_of(store, counters)
         pages = [await page_of(store, FleetCounters()) for store in stores]
     for page in pages:
-        assert 'hma_tokens_total{class="prompt",role="worker",route="fast"} 220.0' in page
-        assert 'hma_worker_errors_total{class="TIMEOUT"} 2.0' in page
+        assert (
+            'hma_tokens_total{class="prompt",role="worker",route="fast",tenant="acme"} 220.0'
+            in page
+        )
+        assert 'hma_worker_errors_total{class="TIMEOUT",tenant="acme"} 2.0' in page
         assert 'hma_task_duration_seconds_bucket{le="2.5"} 0.0' in page
         assert 'hma_task_duration_seconds_bucket{le="+Inf"} 2.0' in page
         assert "hma_task_duration_seconds_count 2.0" in page
         assert "hma_task_duration_seconds_sum 6.0" in page
-        assert 'hma_jobs_finished_total{state="PARTIAL"} 2.0' in page
+        assert 'hma_jobs_finished_total{state="PARTIAL",tenant="acme"} 2.0' in page
         assert 'hma_jobs{state="QUEUED"} 0.0' in page
 
 

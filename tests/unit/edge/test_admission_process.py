@@ -27,9 +27,19 @@ def work(budget: int = 2000) -> Work:
     )
 
 
+_before: set[int] = set()
+
+
+@pytest.fixture(autouse=True)
+def _others() -> None:
+    """Notes what other tests of this process have running, such as a database."""
+    _before.clear()
+    _before.update(child.pid for child in psutil.Process().children())
+
+
 def children() -> list[psutil.Process]:
-    """Processes that this one has started and that still run."""
-    return psutil.Process().children()
+    """Processes that the test has started and that still run."""
+    return [child for child in psutil.Process().children() if child.pid not in _before]
 
 
 async def test_a_process_of_its_own_gives_what_a_thread_gives() -> None:
