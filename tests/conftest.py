@@ -18,9 +18,16 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+from hypothesis import HealthCheck, settings
 
 from hma.local.database import database_url
 from hma.local.tether import tethered
+
+# How long an example takes says more of who else uses the machine than of the code.
+settings.register_profile(
+    "shared machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("shared machine")
 
 NewDatabase = Callable[[], str]
 
