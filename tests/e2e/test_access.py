@@ -547,3 +547,57 @@ def test_the_command_line_makes_lists_renews_and_ends_keys(door: Door) -> None:
     assert direct.returncode == 0, direct.stderr
     with door.client(direct.stdout.strip()) as client:
         assert list(client.keys.list("shell"))
+
+
+def test_every_refusal_is_in_the_trail(door: Door) -> None:
+    revoked, short = door.key(tenant="trail"), door.key(tenant="trail", lifetime="1s")
+    reader, owner = door.key(tenant="trail", role="reader"), door.key(tenant="owner")
+    with door.client(door.operator) as operator, door.client(owner.secret) as client:
+        operator.keys.revoke(revoked.key.key_id)
+        job_id = client.submit("Why?", budget=2000)
+    with door.client(short.secret) as client:
+        until_refused(lambda: list(client.list(limit=1)), 4)
+    forged = TokenKeys([b"y" * 32]).sign("key:x", "meta-agent", tenant="owner", role=4)
+    secrets = [revoked.secret, short.secret, reader.secret, owner.secret, forged]
+    door.http("GET", "/v1/jobs", x_hma_identity=forged)
+    door.http("GET", "/v1/jobs", x_api_key="hma_nobody_" + "x" * 43)
+    door.http("GET", "/v1/jobs", x_api_key=revoked.secret)
+    door.http("GET", f"/v1/jobs/{job_id}", x_api_key=reader.secret)
+    door.http("POST", f"/v1/jobs/{job_id}:cancel", "{}", x_api_key=reader.secret)
+    for token in (
+        door.issuer.token(exp=int(time.time()) - 60),
+        door.issuer.token(aud="another"),
+        door.issuer.token(tenant=None),
+        door.issuer.unsigned(),
+    ):
+        secrets.append(token)
+        door.with_token(token)
+    expected = {
+        "NO_CREDENTIALS",
+        "KEY_UNKNOWN",
+        "KEY_REVOKED",
+        "KEY_EXPIRED",
+        "NOT_FOUND",
+        "PERMISSION_DENIED",
+        "TOKEN_EXPIRED",
+        "TOKEN_AUDIENCE",
+        "NO_TENANT_CLAIM",
+        "TOKEN_INVALID",
+    }
+    with door.client(door.operator) as operator:
+        end = time.monotonic() + 10
+        while True:
+            trail = list(operator.audit(tenant="*", refused=True, limit=1000))
+            missing = expected - {entry.reason for entry in trail}
+            if not missing or time.monotonic() > end:
+                break
+            time.sleep(0.1)
+        owners = list(operator.audit(tenant="owner"))
+    assert missing == set()
+    assert all(entry.address for entry in trail)
+    known = [entry for entry in trail if entry.reason in ("KEY_REVOKED", "NOT_FOUND")]
+    assert f"key:{reader.key.key_id}" in {entry.subject for entry in known}
+    # Whose job it was hears nothing of who asked for it; the asker's trail names it.
+    assert {(entry.method, entry.resource) for entry in owners} == {("CreateJob", job_id)}
+    text = "".join(str(entry) for entry in [*trail, *owners])
+    assert [secret for secret in secrets if secret in text or secret[-40:] in text] == []
