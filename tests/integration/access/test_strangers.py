@@ -16,7 +16,6 @@ from tests.integration.access.callers import Door, identity
 
 pb = meta_agent_pb2
 NEVER = "job-01ARZ3NDEKTSV4RRFFQ69G5FAV"
-MINE, THEIRS = identity("mine"), identity("theirs")
 
 REQUESTS: dict[str, Callable[[str], Any]] = {
     "GetJob": lambda job: pb.GetJobRequest(job_id=job),
@@ -49,14 +48,14 @@ def test_every_rpc_with_a_job_is_here() -> None:
 
 @pytest.mark.parametrize("method", REQUESTS)
 async def test_a_strangers_job_is_as_if_it_were_none(door: Door, method: str) -> None:
-    job_id = await make(door, THEIRS)
+    job_id = await make(door, identity("theirs"))
     # Its owner has used the very request_id, for something else: no reason to compare.
     used = pb.GrantBudgetRequest(job_id=job_id, tokens=77, request_id="the same")
-    await door.edge.api.GrantBudget(used, timeout=10, metadata=THEIRS)
+    await door.edge.api.GrantBudget(used, timeout=10, metadata=identity("theirs"))
     told = []
     for job in (job_id, NEVER):
         with pytest.raises(grpc.aio.AioRpcError) as error:
-            await call(door, method, REQUESTS[method](job), MINE)
+            await call(door, method, REQUESTS[method](job), identity("mine"))
         missing = from_rpc_error(error.value)
         assert isinstance(missing, NotFound)
         told.append((missing.reason, missing.message.replace(job, "JOB")))
@@ -68,16 +67,16 @@ async def test_a_strangers_job_is_as_if_it_were_none(door: Door, method: str) ->
 
 @pytest.mark.parametrize("method", REQUESTS)
 async def test_a_strangers_deleted_job_is_as_if_it_had_never_been(door: Door, method: str) -> None:
-    job_id = await make(door, THEIRS)
+    job_id = await make(door, identity("theirs"))
     await door.edge.finish(job_id)
     gone = pb.DeleteJobRequest(job_id=job_id, request_id="the same")
-    await door.edge.api.DeleteJob(gone, timeout=10, metadata=THEIRS)
+    await door.edge.api.DeleteJob(gone, timeout=10, metadata=identity("theirs"))
     for job in (job_id, NEVER):
         with pytest.raises(grpc.aio.AioRpcError) as error:
-            await call(door, method, REQUESTS[method](job), MINE)
+            await call(door, method, REQUESTS[method](job), identity("mine"))
         assert from_rpc_error(error.value).message == f"There is no job {job}."
     # For its owner, deleting it again by the same request changes nothing.
-    await door.edge.api.DeleteJob(gone, timeout=10, metadata=THEIRS)
+    await door.edge.api.DeleteJob(gone, timeout=10, metadata=identity("theirs"))
 
 
 async def test_lists_and_sums_are_of_ones_own(door: Door) -> None:
@@ -108,6 +107,8 @@ async def test_a_page_token_of_another_tenant_is_none(door: Door) -> None:
     )
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await door.edge.api.ListJobs(
-            pb.ListJobsRequest(page_token=first.next_page_token), timeout=10, metadata=MINE
+            pb.ListJobsRequest(page_token=first.next_page_token),
+            timeout=10,
+            metadata=identity("mine"),
         )
     assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
