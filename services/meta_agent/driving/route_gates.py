@@ -207,7 +207,8 @@ class RouteGates:
             detail = seen.detail
             if gate.places.lowered:
                 detail = "its server has as much to do as it can; tasks wait for a place"
-            return RouteState(True, detail, gate.places.free_for(job_id))
+            places = gate.places.free_for(job_id) if job_id else gate.places.free
+            return RouteState(True, detail, places)
         words = f"its attempts failed again and again: {gate.breaker.words}"
         if state is State.HALF_OPEN and not gate.probing:
             return RouteState(True, words, 1)

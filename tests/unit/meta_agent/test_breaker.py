@@ -254,3 +254,13 @@ async def test_status_says_that_a_route_is_left_alone_though_its_server_answers(
         "m is ready. But its attempts failed again and again: it broke.",
     )
     assert await board._check_route(routes["reasoning"]) == (UP, "m is ready.")
+
+
+def test_a_route_for_which_jobs_wait_can_be_looked_at_for_nobody() -> None:
+    gates = RouteGates(["fast"], GateRules(most=2), lambda: 0.0)
+    seen = {"fast": RouteState(ready=True)}
+    gates.hold("a", {"fast": 2}, frozenset({"fast"}), lambda: None)
+    gates.hold("b", {}, frozenset({"fast"}), lambda: None)
+    assert gates.states(seen)["fast"].slots == 0
+    gates.hold("a", {"fast": 1})
+    assert gates.states(seen)["fast"].slots == 1
