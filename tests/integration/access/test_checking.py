@@ -59,6 +59,16 @@ async def test_a_token_passes_as_the_gateway_has_found_it(door: Door) -> None:
     assert (caller.subject, caller.role) == ("jwt:ada", ADMIN)
 
 
+async def test_without_an_issuer_the_gateways_credential_is_nobodys_word(
+    module_postgres_url: str, tmp_path: Path
+) -> None:
+    async with open_door(module_postgres_url, tmp_path, issuer="") as door:
+        token = {"payload": {"sub": "mallory", "tenant": "acme", "role": "operator"}}
+        answer = await door.check(authorization="Bearer x", token=token)
+        assert answer.denied_response.status.code == 401
+        assert [each["reason"] for each in door.heard.refusals] == ["TOKEN_INVALID"]
+
+
 @pytest.mark.parametrize("content_type", ["application/grpc", "application/grpc+proto", ""])
 async def test_refusals_have_the_form_that_the_client_reads(door: Door, content_type: str) -> None:
     answer = await door.check(x_api_key="hma_no", content_type=content_type)
