@@ -144,7 +144,12 @@ async def main(settings: MetaAgentSettings) -> None:
                 store.replicas.driver_of,
                 store.notifications,
                 board,
-                partial(open_channel, settings=settings.channels, membership=membership),
+                partial(
+                    open_channel,
+                    settings=settings.channels,
+                    membership=membership,
+                    server=META_AGENT,
+                ),
             )
         )
         watches = Watches(

@@ -115,6 +115,21 @@ async def test_a_certificate_of_the_role_is_enough(tmp_path: Path, authority: Au
             assert isinstance(await report(channel), Unauthenticated)
 
 
+async def test_another_role_cannot_pose_as_the_meta_agent(
+    tmp_path: Path, authority: Authority
+) -> None:
+    worker = member("worker", tmp_path, tls=authority.issue("worker"))
+    internal = Internal()
+    for role, refused in (("meta-agent", False), ("reducer", True), ("gateway", True)):
+        server = member("meta-agent", tmp_path, tls=authority.issue(role))
+        async with (
+            serving_as(server, internal.register) as address,
+            open_channel(address, membership=worker, server="meta-agent") as channel,
+        ):
+            assert await refused_connection(channel) is refused
+    assert internal.served == 1
+
+
 async def test_a_token_is_enough_behind_the_gateways_certificate(
     tmp_path: Path, authority: Authority
 ) -> None:
