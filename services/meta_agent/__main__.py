@@ -197,6 +197,7 @@ async def main(settings: MetaAgentSettings) -> None:
                 settings.server,
                 [*services, *access.services],
                 membership=membership,
+                on_refused=trail.stranger,
                 interceptors=[access.interceptor],
                 readiness=partial(_readiness, store),
                 registry=registry,

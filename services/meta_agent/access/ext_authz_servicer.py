@@ -117,7 +117,17 @@ class ExtAuthzServicer:
                 return
             # As long as it is so, nobody gets in.
             _log.error("the gateway's credential is not made from HMA_INTERNAL_KEY_FILE")
-        raise Unauthenticated("Only the gateway may ask this.", reason="NOT_THE_GATEWAY")
+        error = Unauthenticated("Only the gateway may ask this.", reason="NOT_THE_GATEWAY")
+        self._observer.denied(
+            subject="",
+            tenant="",
+            method="Check",
+            address=context.peer(),
+            request_id="",
+            reason=error.reason,
+            code=code_of(error).name,
+        )
+        raise error
 
     def _passed(self, caller: Caller) -> ext_authz_pb2.CheckResponse:
         ok = ext_authz_pb2.OkHttpResponse(headers_to_remove=_SECRETS)

@@ -117,6 +117,9 @@ async def test_only_the_gateway_may_ask(door: Door, caller: Any) -> None:
         await door.check(caller=caller, x_api_key=made.secret)
     assert error.value.code() is grpc.StatusCode.UNAUTHENTICATED
     assert from_rpc_error(error.value).reason == "NOT_THE_GATEWAY"
+    (told,) = door.heard.refusals
+    assert (told["method"], told["reason"]) == ("Check", "NOT_THE_GATEWAY")
+    assert told["address"].startswith("ipv4:127.0.0.1:")
 
 
 async def test_a_call_that_nobody_has_let_pass_is_refused_and_told(door: Door) -> None:
