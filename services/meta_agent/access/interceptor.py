@@ -67,7 +67,8 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
         Args:
             identify: Who makes an RPC.
             observer: Told of refusals.
-            recheck: Asked before a response of a stream, whether its caller may go on.
+            recheck: Asked before a response of a stream, or of a call that waited, whether its
+                caller may go on.
             interval: Seconds for which its answer holds.
         """
         self._identify = identify
@@ -93,8 +94,13 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
 
     def _unary(self, behaviour: Any, method: str) -> Any:
         async def call(request: Any, context: Context) -> Any:
-            self._admit(method, context)
-            return await behaviour(request, context)
+            caller = self._admit(method, context)
+            began = time.monotonic()
+            response = await behaviour(request, context)
+            if time.monotonic() - began >= self._interval:
+                # It waited, for a job's end perhaps.
+                await self._check_again(caller, method)
+            return response
 
         return call
 
@@ -115,7 +121,7 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
         return call
 
     async def _check_again(self, caller: Caller, method: str) -> None:
-        """Ends a stream whose caller's key has ended: what it waits for is not told any more."""
+        """Ends a call whose caller's key has ended: what it waits for is not told any more."""
         try:
             await self._recheck(caller)
         except Refusal as refusal:

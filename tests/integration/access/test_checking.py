@@ -170,6 +170,28 @@ async def test_a_revocation_reaches_the_other_replica_at_once(
         assert time.monotonic() - began < 0.9
 
 
+async def test_a_call_that_waited_tells_nothing_once_its_key_is_revoked(door: Door) -> None:
+    made = await door.make_key(role=admin_pb2.CALLER_ROLE_USER)
+    answer = await door.check(x_api_key=made.secret)
+    mine = ((HEADER, answer.ok_response.headers[0].header.value),)
+    request = meta_agent_pb2.CreateJobRequest(job=door.edge.spec())
+    job_id = (await door.edge.api.CreateJob(request, timeout=10, metadata=mine)).job_id
+    waiting = meta_agent_pb2.GetJobRequest(job_id=job_id)
+    waiting.wait.FromMilliseconds(1500)
+    # Time goes by, and the key is good.
+    await door.edge.api.GetJob(waiting, timeout=10, metadata=mine)
+    call = door.edge.api.GetJob(waiting, timeout=10, metadata=mine)
+    await door.admin.RevokeKey(
+        admin_pb2.RevokeKeyRequest(key_id=made.key.key_id),
+        timeout=10,
+        metadata=identity("default", OPERATOR),
+    )
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await call
+    assert from_rpc_error(error.value).reason == "KEY_REVOKED"
+    assert [each["reason"] for each in door.heard.refusals] == ["KEY_REVOKED"]
+
+
 async def test_a_stream_tells_nothing_more_once_its_key_is_revoked(door: Door) -> None:
     made = await door.make_key(role=admin_pb2.CALLER_ROLE_USER)
     answer = await door.check(x_api_key=made.secret)
