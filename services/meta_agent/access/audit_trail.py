@@ -77,6 +77,7 @@ class AuditTrail:
         request_id: str,
         reason: str,
         code: str,
+        resource: str = "",
     ) -> None:
         """A call was refused at the door. Neither waits nor raises.
 
@@ -88,12 +89,14 @@ class AuditTrail:
             request_id: The gateway's id of the request.
             reason: ErrorInfo's reason.
             code: The gRPC code.
+            resource: The job, key or tenant that the call names.
         """
         self.note(
             AuditRow(
                 tenant=tenant,
                 subject=subject,
                 method=method_of(method),
+                resource=resource,
                 address=address,
                 request_id=request_id,
                 code=code,
