@@ -123,7 +123,7 @@ def look_at_model(environ: Mapping[str, str]) -> Finding:
         return Finding(name, Health.BAD, f"{base} is not an http URL", "correct HMA_LLM_BASE_URL")
     request = urllib.request.Request(f"{base.rstrip('/')}/models")  # noqa: S310 - http(s) only
     if key := environ.get("HMA_LLM_API_KEY"):
-        request.add_header("Authorization", f"Bearer {key}")
+        request.add_unredirected_header("Authorization", f"Bearer {key}")
     try:
         with urllib.request.urlopen(request, timeout=_TIMEOUT) as reply:  # noqa: S310
             models = [str(entry["id"]) for entry in json.load(reply)["data"]]

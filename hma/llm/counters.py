@@ -80,7 +80,7 @@ def read_counters(url: str, *, model: str = "", api_key: str = "") -> ServerCoun
         raise InvalidRequest.field("llm", f"expected an http URL, got {url!r}")
     request = urllib.request.Request(f"{root}/metrics")  # noqa: S310 - http(s) only
     if api_key:
-        request.add_header("Authorization", f"Bearer {api_key}")
+        request.add_unredirected_header("Authorization", f"Bearer {api_key}")
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT) as reply:  # noqa: S310
             text = reply.read(_MAX_BYTES).decode("utf-8", "replace")

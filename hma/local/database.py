@@ -14,6 +14,7 @@ import os
 import pwd
 import shutil
 import signal
+import stat
 import sys
 import time
 import warnings
@@ -72,9 +73,8 @@ def prepare(data: Path) -> PostgresServer:
     server.ensure_pgdata_inited()
     _clear_leftover(data)
     directory = socket_directory(data)
-    directory.mkdir(mode=0o700, exist_ok=True)
-    if server.system_user is not None and directory != data:
-        shutil.chown(directory, server.system_user)
+    if directory != data:
+        _make_private(directory, server.system_user)
     return server
 
 
@@ -98,6 +98,24 @@ def serve(data: Path, options: list[str]) -> None:
     postgres = str(server.bin_path / "postgres")
     where = ["-D", str(data), "-k", str(socket_directory(data)), "-c", "listen_addresses="]
     os.execv(postgres, [postgres, *where, *options])  # noqa: S606 - becoming it is the purpose
+
+
+def _make_private(directory: Path, owner: str | None) -> None:
+    """Makes a directory that its owner alone can enter.
+
+    PostgreSQL asks who reaches its socket for no password. The name is no secret, and anybody
+    may have made a directory of that name in /tmp before.
+    """
+    directory.mkdir(mode=0o700, exist_ok=True)
+    found = directory.lstat()
+    ours = {os.geteuid()} | ({pwd.getpwnam(owner).pw_uid} if owner else set())
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid not in ours:
+        sys.exit(
+            f"{directory} is somebody else's. Remove it, or set HMA_DATA_DIR to a shorter path."
+        )
+    directory.chmod(0o700)
+    if owner is not None:
+        shutil.chown(directory, owner)
 
 
 def _clear_leftover(data: Path) -> None:

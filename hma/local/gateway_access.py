@@ -50,6 +50,7 @@ def access_values(access: StackAccess, credential: str) -> dict[str, Any]:
     """
     return {
         "authentication": access.required,
+        "everybody": not access.required,
         "gateway_credential": credential,
         "jwt": access.takes_tokens,
         "jwks_from_url": access.takes_tokens and bool(access.jwt_jwks_url),

@@ -143,10 +143,12 @@ class _Table:
         )
 
     def llm(self) -> Part:
-        host, port = self._host, self._settings.llm_port
+        # Whatever the others bind: it asks nobody who they are, and no budget bounds who calls it
+        # directly. The services look for it here.
+        host, port = "127.0.0.1", self._settings.llm_port
         return Part(
             name="llm",
-            command=[sys.executable, "-m", "hma.local.llama", self._settings.host, str(port)],
+            command=[sys.executable, "-m", "hma.local.llama", host, str(port)],
             environment=self._environ,
             ready=http_answers(host, port, "/health"),
             where=f"http://{host}:{port}/v1",

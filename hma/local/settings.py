@@ -41,7 +41,12 @@ class StackSettings:
 
     access: StackAccess = field(default_factory=StackAccess)
     tls: StackTls = field(default_factory=StackTls)
-    host: str = setting("HMA_HOST", "127.0.0.1", "Address that every part binds.")
+    host: str = setting(
+        "HMA_HOST",
+        "127.0.0.1",
+        "Address that every part binds, but for the embedded model server, the embedded database "
+        "and Envoy's administration: nobody else reaches those.",
+    )
     gateway_port: int = setting(
         "HMA_GATEWAY_PORT", 8080, "Envoy: gRPC, gRPC-Web and HTTP/JSON for clients.", check=is_port
     )

@@ -18,6 +18,9 @@ _log = logging.getLogger(__name__)
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
+OnRefused: TypeAlias = Callable[[str, str, HmaError], None]
+"""Told the method, the peer's address and why; must neither wait nor raise."""
+
 
 class CallerInterceptor(grpc.aio.ServerInterceptor):
     """Refuses calls between services that do not come from one that may make them.
@@ -26,13 +29,15 @@ class CallerInterceptor(grpc.aio.ServerInterceptor):
     health and reflection are none of its business; a service that nobody has thought of is.
     """
 
-    def __init__(self, membership: Membership) -> None:
+    def __init__(self, membership: Membership, on_refused: OnRefused | None = None) -> None:
         """Intercepts nothing yet.
 
         Args:
             membership: Who this process is, and what others prove themselves by.
+            on_refused: Told of calls that were refused.
         """
         self._membership = membership
+        self._on_refused = on_refused
 
     async def intercept_service(
         self,
@@ -61,6 +66,8 @@ class CallerInterceptor(grpc.aio.ServerInterceptor):
                 "refused a service",
                 extra={"method": method, "reason": error.reason, "address": context.peer()},
             )
+            if self._on_refused is not None:
+                self._on_refused(method, context.peer(), error)
             raise
 
     def _unary(self, behaviour: Any, method: str) -> Any:

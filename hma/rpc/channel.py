@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import grpc
 
-from hma.rpc.callers import SERVER_NAME
+from hma.rpc.callers import SERVER_NAME, certificate_name
 from hma.rpc.member_channel import MemberChannel
 from hma.rpc.membership import Membership
 from hma.rpc.tls import channel_credentials
@@ -35,6 +35,8 @@ def open_channel(
     address: str,
     settings: ChannelSettings | None = None,
     membership: Membership | None = None,
+    *,
+    server: str = "",
 ) -> grpc.aio.Channel:
     """A channel to `address`; connects on first use, and again whenever it has to.
 
@@ -45,6 +47,8 @@ def open_channel(
         settings: How.
         membership: Who calls; its calls say so, and its certificates are shown. None: nobody
             in particular, over a plain connection.
+        server: The role that a certificate at the other end must have; empty: any of the
+            installation, where the gateway may stand between.
     """
     options = _options(settings or ChannelSettings())
     if membership is None:
@@ -55,7 +59,8 @@ def open_channel(
             lambda: grpc.aio.insecure_channel(address, options=options), membership.metadata_for
         )
     # Addresses come and go; what a service is called by stays.
-    named = [*options, ("grpc.ssl_target_name_override", SERVER_NAME)]
+    name = certificate_name(server) if server else SERVER_NAME
+    named = [*options, ("grpc.ssl_target_name_override", name)]
     return MemberChannel(
         lambda: grpc.aio.secure_channel(address, channel_credentials(tls.current()), options=named),
         membership.metadata_for,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import grpc
 
-from hma.rpc.callers import SERVER_NAME
+from hma.rpc.callers import META_AGENT, certificate_name
 from hma.rpc.status import from_rpc_error
 from hma.rpc.tls import TlsSettings, channel_credentials
 from hma.rpc.tokens import TokenKeys
@@ -50,5 +50,5 @@ def create_key_directly(
 def _open(address: str, tls: TlsSettings) -> grpc.Channel:
     if not tls.on:
         return grpc.insecure_channel(address)
-    named = [("grpc.ssl_target_name_override", SERVER_NAME)]
+    named = [("grpc.ssl_target_name_override", certificate_name(META_AGENT))]
     return grpc.secure_channel(address, channel_credentials(tls.watch().current()), options=named)

@@ -50,7 +50,8 @@ def gateway_credential(key: bytes) -> str:
     """What the gateway shows as `x-hma-caller` when it asks whether a request may pass.
 
     Envoy cannot make tokens that expire. It gets HMAC-SHA-256(key, "hma gateway") instead of
-    the key: who reads its configuration may ask, but cannot speak as a service or a caller.
+    the key: who reads its configuration may ask, but cannot speak as a service. Where JSON Web
+    Tokens are taken it is believed about those, so it is to be kept like the key.
     """
     return _GATEWAY_PREFIX + hmac.new(key, _GATEWAY, hashlib.sha256).hexdigest()
 

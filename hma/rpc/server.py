@@ -36,7 +36,7 @@ from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry
 
 from hma.errors import HmaError
-from hma.rpc.authentication import CallerInterceptor
+from hma.rpc.authentication import CallerInterceptor, OnRefused
 from hma.rpc.health import Health, Readiness, probe
 from hma.rpc.interceptor import AccessMetrics, RpcInterceptor
 from hma.rpc.membership import Membership
@@ -143,6 +143,7 @@ async def serve(
     readiness: Readiness,
     registry: CollectorRegistry,
     membership: Membership | None = None,
+    on_refused: OnRefused | None = None,
     interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
     pages: Mapping[str, Page] | None = None,
     on_drain: Callable[[], None] | None = None,
@@ -165,6 +166,7 @@ async def serve(
         registry: Metrics of the process, served at /metrics.
         membership: Who this process is, and what services that call it must prove; None: they
             need not prove anything, and connections are plain.
+        on_refused: Told of calls between services that were refused.
         interceptors: What goes before every RPC; they may raise `HmaError`.
         pages: More pages of metrics, by path.
         on_drain: Told when no new RPC is accepted; ends streams that have no end.
@@ -179,7 +181,9 @@ async def serve(
     hurry = asyncio.Event()
     metrics = _bind_metrics(settings, {"/metrics": registry, **(pages or {})})
     with metrics:
-        server, health, port = bind(settings, services, registry, interceptors, membership)
+        server, health, port = bind(
+            settings, services, registry, interceptors, membership, on_refused
+        )
         await server.start()
         _log.info("serving", extra={"port": port, "metrics_port": metrics.port})
         async with _signals(stop, hurry):
@@ -203,13 +207,14 @@ def bind(
     registry: CollectorRegistry,
     interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
     membership: Membership | None = None,
+    on_refused: OnRefused | None = None,
 ) -> tuple[grpc.aio.Server, Health, int]:
     """A server with services, health and reflection, bound but not started.
 
     Raises:
         CannotServe: The port is taken or cannot be bound.
     """
-    callers = [CallerInterceptor(membership)] if membership is not None else []
+    callers = [CallerInterceptor(membership, on_refused)] if membership is not None else []
     server = grpc.aio.server(
         interceptors=[RpcInterceptor(AccessMetrics(registry)), *callers, *interceptors],
         maximum_concurrent_rpcs=settings.max_concurrent_rpcs,

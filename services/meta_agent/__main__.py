@@ -144,7 +144,12 @@ async def main(settings: MetaAgentSettings) -> None:
                 store.replicas.driver_of,
                 store.notifications,
                 board,
-                partial(open_channel, settings=settings.channels, membership=membership),
+                partial(
+                    open_channel,
+                    settings=settings.channels,
+                    membership=membership,
+                    server=META_AGENT,
+                ),
             )
         )
         watches = Watches(
@@ -192,6 +197,7 @@ async def main(settings: MetaAgentSettings) -> None:
                 settings.server,
                 [*services, *access.services],
                 membership=membership,
+                on_refused=trail.stranger,
                 interceptors=[access.interceptor],
                 readiness=partial(_readiness, store),
                 registry=registry,

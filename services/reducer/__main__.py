@@ -7,7 +7,7 @@ from functools import partial
 
 from hma.llm.openai_compatible import OpenAICompatible
 from hma.llm.routes import load_routes
-from hma.rpc.callers import REDUCER
+from hma.rpc.callers import META_AGENT, REDUCER
 from hma.rpc.channel import open_channel
 from hma.rpc.documents import DocumentReader
 from hma.rpc.membership import Membership
@@ -32,7 +32,9 @@ async def main(settings: ReducerSettings) -> None:
     logs.hide(route.api_key for route in routes.values())
     registry = new_registry()
     async with (
-        open_channel(settings.meta_agent_address, settings.channel, membership) as channel,
+        open_channel(
+            settings.meta_agent_address, settings.channel, membership, server=META_AGENT
+        ) as channel,
         OpenAICompatible(settings.llm) as llm,
         Reporter(channel, registry=registry) as reporter,
         Slots(settings.max_concurrent, registry=registry) as slots,

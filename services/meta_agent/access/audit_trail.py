@@ -17,6 +17,8 @@ from dataclasses import replace
 
 from prometheus_client import CollectorRegistry, Counter
 
+from hma.errors import HmaError
+from hma.rpc.status import code_of
 from hma.telemetry.credentials import without_credentials
 from services.meta_agent.access.refusals import Refusals
 from services.meta_agent.store.audit import AuditBook, AuditRow
@@ -75,6 +77,7 @@ class AuditTrail:
         request_id: str,
         reason: str,
         code: str,
+        resource: str = "",
     ) -> None:
         """A call was refused at the door. Neither waits nor raises.
 
@@ -86,16 +89,35 @@ class AuditTrail:
             request_id: The gateway's id of the request.
             reason: ErrorInfo's reason.
             code: The gRPC code.
+            resource: The job, key or tenant that the call names.
         """
         self.note(
             AuditRow(
                 tenant=tenant,
                 subject=subject,
                 method=method_of(method),
+                resource=resource,
                 address=address,
                 request_id=request_id,
                 code=code,
                 reason=reason,
+            )
+        )
+
+    def stranger(self, method: str, address: str, error: HmaError) -> None:
+        """A call between services was refused: nobody knows who it was.
+
+        Args:
+            method: The RPC.
+            address: The peer's.
+            error: Why.
+        """
+        self.note(
+            AuditRow(
+                method=method_of(method),
+                address=address,
+                code=code_of(error).name,
+                reason=error.reason,
             )
         )
 

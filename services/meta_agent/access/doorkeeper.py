@@ -41,14 +41,16 @@ class TellsTime(Protocol):
 class Doorkeeper:
     """Identifies callers."""
 
-    def __init__(self, keys: FindsKeys, uses: LastUse, clock: TellsTime, names: ClaimNames) -> None:
+    def __init__(
+        self, keys: FindsKeys, uses: LastUse, clock: TellsTime, names: ClaimNames | None
+    ) -> None:
         """Asks nobody yet.
 
         Args:
             keys: Where keys are found.
             uses: Told of every key that was good.
             clock: Database time: keys expire by it.
-            names: Which claims of a token say what.
+            names: Which claims of a token say what; None: no tokens are taken.
         """
         self._keys = keys
         self._uses = uses
@@ -77,6 +79,9 @@ class Doorkeeper:
         """
         shown = credentials_of(headers)
         if isinstance(shown, ShownToken):
+            if self._names is None:
+                # Who has the gateway's credential could say that anything was verified.
+                raise refusing.token_invalid()
             caller = caller_of(token, self._names)
         else:
             caller = await self._bearer(shown)

@@ -29,6 +29,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 SERVICE = "envoy.service.auth.v3.Authorization"
 _CALLER = "x-hma-caller"
 _SECRETS = ("authorization", "x-api-key")
+_ADDRESS = "x-envoy-external-address"
 _OVERWRITE = 2
 # gateway/envoy.yaml has it, too.
 _ROUTE_ROLE = "least_role"
@@ -76,7 +77,8 @@ class ExtAuthzServicer:
         self._check_gateway(context)
         attributes = request.attributes
         http = attributes.request.http
-        address = attributes.source.address.socket_address.address
+        # Without its header it is the peer of the connection, which may be a load balancer.
+        address = http.headers.get(_ADDRESS) or attributes.source.address.socket_address.address
         request_id = http.headers.get("x-request-id", "")
         caller = None
         try:
@@ -115,7 +117,17 @@ class ExtAuthzServicer:
                 return
             # As long as it is so, nobody gets in.
             _log.error("the gateway's credential is not made from HMA_INTERNAL_KEY_FILE")
-        raise Unauthenticated("Only the gateway may ask this.", reason="NOT_THE_GATEWAY")
+        error = Unauthenticated("Only the gateway may ask this.", reason="NOT_THE_GATEWAY")
+        self._observer.denied(
+            subject="",
+            tenant="",
+            method="Check",
+            address=context.peer(),
+            request_id="",
+            reason=error.reason,
+            code=code_of(error).name,
+        )
+        raise error
 
     def _passed(self, caller: Caller) -> ext_authz_pb2.CheckResponse:
         ok = ext_authz_pb2.OkHttpResponse(headers_to_remove=_SECRETS)

@@ -13,6 +13,7 @@ import grpc
 from hma.errors import HmaError
 from hma.rpc.status import code_of
 from hma.rpc.tokens import TokenKeys
+from services.meta_agent.access.auditing import resource_of
 from services.meta_agent.access.caller import Caller, set_caller
 from services.meta_agent.access.identity import identity_of
 from services.meta_agent.access.observing import AccessObserver
@@ -67,7 +68,8 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
         Args:
             identify: Who makes an RPC.
             observer: Told of refusals.
-            recheck: Asked before a response of a stream, whether its caller may go on.
+            recheck: Asked before a response of a stream, or of a call that waited, whether its
+                caller may go on.
             interval: Seconds for which its answer holds.
         """
         self._identify = identify
@@ -93,14 +95,19 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
 
     def _unary(self, behaviour: Any, method: str) -> Any:
         async def call(request: Any, context: Context) -> Any:
-            self._admit(method, context)
-            return await behaviour(request, context)
+            caller = self._admit(method, request, context)
+            began = time.monotonic()
+            response = await behaviour(request, context)
+            if time.monotonic() - began >= self._interval:
+                # It waited, for a job's end perhaps.
+                await self._check_again(caller, method, request)
+            return response
 
         return call
 
     def _streaming(self, behaviour: Any, method: str) -> Any:
         async def call(request: Any, context: Context) -> AsyncIterator[Any]:
-            caller = self._admit(method, context)
+            caller = self._admit(method, request, context)
             checked = time.monotonic()
             responses = behaviour(request, context)
             if not inspect.isasyncgen(responses):
@@ -108,36 +115,45 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
             async with aclosing(responses):
                 async for response in responses:
                     if time.monotonic() - checked >= self._interval:
-                        await self._check_again(caller, method)
+                        await self._check_again(caller, method, request)
                         checked = time.monotonic()
                     yield response
 
         return call
 
-    async def _check_again(self, caller: Caller, method: str) -> None:
-        """Ends a stream whose caller's key has ended: what it waits for is not told any more."""
+    async def _check_again(self, caller: Caller, method: str, request: Any) -> None:
+        """Ends a call whose caller's key has ended: what it waits for is not told any more."""
         try:
             await self._recheck(caller)
         except Refusal as refusal:
-            self._tell(caller, method, refusal.error, caller.address)
+            self._tell(caller, method, refusal.error, caller.address, resource_of(request))
             raise refusal.error from None
 
-    def _admit(self, method: str, context: Context) -> Caller:
+    def _admit(self, method: str, request: Any, context: Context) -> Caller:
         caller = None
         try:
             caller = self._identify(context)
             caller.require(least_role(method))
         except HmaError as error:
-            self._tell(caller, method, error, (caller and caller.address) or context.peer())
+            address = (caller and caller.address) or context.peer()
+            self._tell(caller, method, error, address, resource_of(request))
             raise
         set_caller(caller)
         return caller
 
-    def _tell(self, caller: Caller | None, method: str, error: HmaError, address: str) -> None:
+    def _tell(
+        self,
+        caller: Caller | None,
+        method: str,
+        error: HmaError,
+        address: str,
+        resource: str,
+    ) -> None:
         self._observer.denied(
             subject=caller.subject if caller else "",
             tenant=caller.tenant if caller else "",
             method=method.rpartition("/")[2],
+            resource=resource,
             address=address,
             request_id=caller.request_id if caller else "",
             reason=error.reason,

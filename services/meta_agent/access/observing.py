@@ -18,6 +18,7 @@ class AccessObserver(Protocol):
         request_id: str,
         reason: str,
         code: str,
+        resource: str = "",
     ) -> None:
         """A call was refused.
 
@@ -29,5 +30,6 @@ class AccessObserver(Protocol):
             request_id: The gateway's id of the request.
             reason: ErrorInfo's reason, such as "KEY_REVOKED".
             code: The gRPC code, such as "UNAUTHENTICATED".
+            resource: The job, key or tenant that the call names, as far as that is known.
         """
         ...

@@ -60,7 +60,9 @@ async def open_access(
     uses = LastUse(store.keys.used)
     async with KeyCache(store.keys.read) as keys:
         store.notifications.on_key(keys.forget)
-        names = ClaimNames(tenant=settings.jwt_tenant_claim, role=settings.jwt_role_claim)
+        names = None
+        if settings.jwt_issuer:
+            names = ClaimNames(tenant=settings.jwt_tenant_claim, role=settings.jwt_role_claim)
         doorkeeper = Doorkeeper(keys, uses, store.clock, names)
         servicer = ExtAuthzServicer(doorkeeper, tokens, internal.current, observer)
         yield Access(

@@ -16,6 +16,12 @@ def _is_claim(value: str) -> str | None:
 class AccessSettings(ServiceAccess):
     """Who may call, and how that is known."""
 
+    jwt_issuer: str = setting(
+        "HMA_JWT_ISSUER",
+        "",
+        "Who issues JSON Web Tokens, which the gateway verifies; unset: none are taken, whatever "
+        "is said of them",
+    )
     jwt_tenant_claim: str = setting(
         "HMA_JWT_TENANT_CLAIM",
         "tenant",

@@ -17,6 +17,7 @@ from services.meta_agent.access.identity import HEADER, sign_identity
 from services.meta_agent.access.roles import OPERATOR, USER, Role
 from services.meta_agent.access.settings import AccessSettings
 from tests.integration.edge.edge import Edge, running_edge
+from tests.issuer import ISSUER
 
 KEY = b"k" * 32
 Metadata = tuple[tuple[str, str], ...]
@@ -83,11 +84,13 @@ class Door:
 
 
 @contextlib.asynccontextmanager
-async def open_door(url: str, directory: Path, *, port: int = 0) -> AsyncIterator[Door]:
+async def open_door(
+    url: str, directory: Path, *, port: int = 0, issuer: str = ISSUER
+) -> AsyncIterator[Door]:
     """An edge over `url` that asks who calls."""
     file = directory / "internal-key"
     file.write_bytes(KEY + b"\n")
     heard = Heard()
-    access = AccessSettings(internal_key_file=str(file))
+    access = AccessSettings(internal_key_file=str(file), jwt_issuer=issuer)
     async with running_edge(url, access=access, observer=heard, port=port) as edge:
         yield Door(edge, heard)

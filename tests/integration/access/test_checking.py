@@ -59,6 +59,16 @@ async def test_a_token_passes_as_the_gateway_has_found_it(door: Door) -> None:
     assert (caller.subject, caller.role) == ("jwt:ada", ADMIN)
 
 
+async def test_without_an_issuer_the_gateways_credential_is_nobodys_word(
+    module_postgres_url: str, tmp_path: Path
+) -> None:
+    async with open_door(module_postgres_url, tmp_path, issuer="") as door:
+        token = {"payload": {"sub": "mallory", "tenant": "acme", "role": "operator"}}
+        answer = await door.check(authorization="Bearer x", token=token)
+        assert answer.denied_response.status.code == 401
+        assert [each["reason"] for each in door.heard.refusals] == ["TOKEN_INVALID"]
+
+
 @pytest.mark.parametrize("content_type", ["application/grpc", "application/grpc+proto", ""])
 async def test_refusals_have_the_form_that_the_client_reads(door: Door, content_type: str) -> None:
     answer = await door.check(x_api_key="hma_no", content_type=content_type)
@@ -107,6 +117,9 @@ async def test_only_the_gateway_may_ask(door: Door, caller: Any) -> None:
         await door.check(caller=caller, x_api_key=made.secret)
     assert error.value.code() is grpc.StatusCode.UNAUTHENTICATED
     assert from_rpc_error(error.value).reason == "NOT_THE_GATEWAY"
+    (told,) = door.heard.refusals
+    assert (told["method"], told["reason"]) == ("Check", "NOT_THE_GATEWAY")
+    assert told["address"].startswith("ipv4:127.0.0.1:")
 
 
 async def test_a_call_that_nobody_has_let_pass_is_refused_and_told(door: Door) -> None:
@@ -155,6 +168,28 @@ async def test_a_revocation_reaches_the_other_replica_at_once(
             await asyncio.sleep(0.01)
         # Sooner than what is remembered is too old: it was told.
         assert time.monotonic() - began < 0.9
+
+
+async def test_a_call_that_waited_tells_nothing_once_its_key_is_revoked(door: Door) -> None:
+    made = await door.make_key(role=admin_pb2.CALLER_ROLE_USER)
+    answer = await door.check(x_api_key=made.secret)
+    mine = ((HEADER, answer.ok_response.headers[0].header.value),)
+    request = meta_agent_pb2.CreateJobRequest(job=door.edge.spec())
+    job_id = (await door.edge.api.CreateJob(request, timeout=10, metadata=mine)).job_id
+    waiting = meta_agent_pb2.GetJobRequest(job_id=job_id)
+    waiting.wait.FromMilliseconds(1500)
+    # Time goes by, and the key is good.
+    await door.edge.api.GetJob(waiting, timeout=10, metadata=mine)
+    call = door.edge.api.GetJob(waiting, timeout=10, metadata=mine)
+    await door.admin.RevokeKey(
+        admin_pb2.RevokeKeyRequest(key_id=made.key.key_id),
+        timeout=10,
+        metadata=identity("default", OPERATOR),
+    )
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await call
+    assert from_rpc_error(error.value).reason == "KEY_REVOKED"
+    assert [each["reason"] for each in door.heard.refusals] == ["KEY_REVOKED"]
 
 
 async def test_a_stream_tells_nothing_more_once_its_key_is_revoked(door: Door) -> None:

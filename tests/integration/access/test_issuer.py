@@ -1,4 +1,4 @@
-"""An issuer's keys over https: fetched by the real Envoy, from a server that it can verify."""
+"""The real Envoy in front: keys of an issuer over https, and who calls from where."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from hma.local.gateway import command, write_configuration
 from hma.local.settings import StackSettings, load_stack
-from tests.integration.access.callers import open_door
+from tests.integration.access.callers import Door, open_door
 from tests.integration.gateway.conftest import _ANY_PORT
 from tests.issuer import AUDIENCE, ISSUER, Issuer
 
@@ -93,7 +93,9 @@ def serving(body: str, pem: Path) -> Iterator[int]:
 
 
 @contextlib.asynccontextmanager
-async def gateway(url: str, directory: Path, **environ: str) -> AsyncIterator[StackSettings]:
+async def gateway(
+    url: str, directory: Path, **environ: str
+) -> AsyncIterator[tuple[StackSettings, Door]]:
     """Envoy before a MetaAgent's edge."""
     settings = load_stack(
         {
@@ -105,24 +107,25 @@ async def gateway(url: str, directory: Path, **environ: str) -> AsyncIterator[St
             **environ,
         }
     )
-    async with open_door(url, directory, port=settings.meta_agent_port):
+    async with open_door(url, directory, port=settings.meta_agent_port) as door:
         log = directory / "envoy.log"
         with log.open("w") as output:
             process = await asyncio.create_subprocess_exec(
                 *command(write_configuration(settings)), stdout=output, stderr=output
             )
         try:
-            yield settings
+            yield settings, door
         finally:
             process.terminate()
             await asyncio.wait_for(process.wait(), 10)
 
 
-def status(settings: StackSettings, token: str) -> tuple[int, str]:
+def status(settings: StackSettings, token: str, **more: str) -> tuple[int, str]:
     """HTTP status and reason of a call with a token; 0 while the gateway is not there."""
+    names = {name.replace("_", "-"): value for name, value in more.items()}
     connection = http.client.HTTPConnection("127.0.0.1", settings.gateway_port, timeout=10)
     try:
-        connection.request("GET", "/v1/jobs", headers={"authorization": f"Bearer {token}"})
+        connection.request("GET", "/v1/jobs", headers={"authorization": f"Bearer {token}", **names})
         response = connection.getresponse()
         body = json.loads(response.read())
     except OSError:
@@ -156,7 +159,7 @@ async def test_keys_of_a_verified_server_are_taken(
             tmp_path,
             HMA_JWT_JWKS_URL=f"https://{host}:{port}/keys?v=1",
             HMA_JWT_JWKS_CA_FILE=str(pem),
-        ) as settings:
+        ) as (settings, _):
             assert (await settled(settings, issuer.token(), wanted=200))[0] == 200
             answer = await settled(settings, Issuer().token(), wanted=401)
             assert answer == (401, "TOKEN_INVALID")
@@ -172,6 +175,27 @@ async def test_keys_of_a_server_that_cannot_be_verified_are_not_taken(
             tmp_path,
             HMA_JWT_JWKS_URL=f"https://localhost:{port}/keys",
             HMA_JWT_JWKS_CA_FILE=str(certificate(tmp_path, "elsewhere.test")),
-        ) as settings:
+        ) as (settings, _):
             answer = await settled(settings, issuer.token(), wanted=401)
             assert answer == (401, "TOKEN_INVALID")
+
+
+@pytest.mark.parametrize(("hops", "address"), [("0", "127.0.0.1"), ("1", "203.0.113.7")])
+async def test_the_trail_is_told_the_address_behind_our_own_proxies(
+    postgres_url: str, tmp_path: Path, hops: str, address: str
+) -> None:
+    keys = tmp_path / "keys.json"
+    keys.write_text(Issuer().key_set())
+    environ = {"HMA_JWT_JWKS_FILE": str(keys), "HMA_GATEWAY_TRUSTED_HOPS": hops}
+    async with gateway(postgres_url, tmp_path, **environ) as (settings, door):
+        await settled(settings, "nobody", wanted=401)
+        door.heard.refusals.clear()
+        forged = {
+            "x_forwarded_for": "198.51.100.9, 203.0.113.7",
+            "x_envoy_external_address": "198.51.100.10",
+        }
+        assert await asyncio.to_thread(status, settings, "nobody", **forged) == (
+            401,
+            "TOKEN_INVALID",
+        )
+        assert [each["address"] for each in door.heard.refusals] == [address]

@@ -76,8 +76,16 @@ async def test_a_strangers_job_is_in_the_strangers_trail_and_not_in_its_owners(
     reader = identity("mine", READER)
     with pytest.raises(grpc.aio.AioRpcError):
         await door.edge.api.CreateJob(request, metadata=reader)
-    own = [(e.method, e.code) for e in await trail(door, "", identity("mine", ADMIN))]
-    assert own == [("GetJob", "NOT_FOUND"), ("CreateJob", "PERMISSION_DENIED")]
+    with pytest.raises(grpc.aio.AioRpcError):
+        await door.edge.api.CancelJob(
+            meta_agent_pb2.CancelJobRequest(job_id=job_id), metadata=reader
+        )
+    own = [(e.method, e.resource, e.code) for e in await trail(door, "", identity("mine", ADMIN))]
+    assert own == [
+        ("GetJob", job_id, "NOT_FOUND"),
+        ("CreateJob", "", "PERMISSION_DENIED"),
+        ("CancelJob", job_id, "PERMISSION_DENIED"),
+    ]
     other = [(e.method, e.code) for e in await trail(door, "", identity("theirs", ADMIN))]
     assert other == [("CreateJob", "OK")]
 

@@ -13,13 +13,18 @@ import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import grpc
 import pytest
 
+from hma.rpc.caller_tokens import HEADER
 from hma.rpc.channel import open_channel
-from hma.v1 import job_pb2, meta_agent_pb2, meta_agent_pb2_grpc
+from hma.rpc.tokens import TokenKeys
+from hma.v1 import admin_pb2, admin_pb2_grpc, job_pb2, meta_agent_pb2, meta_agent_pb2_grpc
+from services.meta_agent.access.roles import OPERATOR
+from tests.integration.access.callers import KEY, identity
 
 
 @contextlib.asynccontextmanager
@@ -190,3 +195,39 @@ async def test_all_wrong_settings_are_told_at_once() -> None:
     assert code == 2
     for variable in ("HMA_DATABASE_URL", "HMA_WORKER_ADDRESS", "HMA_MAX_JOBS"):
         assert variable in text
+
+
+async def test_who_poses_as_a_service_is_in_the_trail(postgres_url: str, tmp_path: Path) -> None:
+    file = tmp_path / "internal-key"
+    file.write_bytes(KEY)
+    forged = TokenKeys([b"other" * 8]).sign("worker", "meta-agent")
+    own = TokenKeys([KEY]).sign("gateway", "meta-agent")
+    async with meta_agent(
+        HMA_DATABASE_URL=postgres_url, HMA_AUTH="on", HMA_INTERNAL_KEY_FILE=str(file)
+    ) as process:
+        port = (await said(process, "serving"))["port"]
+        async with open_channel(f"127.0.0.1:{port}") as channel:
+            internal: Any = meta_agent_pb2_grpc.InternalServiceStub(channel)
+            for token in (None, forged, own):
+                with pytest.raises(grpc.aio.AioRpcError):
+                    await internal.ReportAttempt(
+                        meta_agent_pb2.ReportAttemptRequest(),
+                        timeout=10,
+                        metadata=((HEADER, token),) if token else (),
+                    )
+            admin: Any = admin_pb2_grpc.AdminServiceStub(channel)
+            request = admin_pb2.ListAuditEntriesRequest(tenant="*")
+            async with asyncio.timeout(10):
+                while True:
+                    operator = identity("default", OPERATOR)
+                    found = (await admin.ListAuditEntries(request, metadata=operator)).entries
+                    if len(found) == 3:
+                        break
+                    await asyncio.sleep(0.1)
+    assert {(entry.method, entry.reason) for entry in found} == {
+        ("ReportAttempt", "NO_CALLER"),
+        ("ReportAttempt", "TOKEN_INVALID"),
+        ("ReportAttempt", "CALLER_NOT_ALLOWED"),
+    }
+    assert all(entry.address.startswith("ipv4:127.0.0.1:") for entry in found)
+    assert {entry.tenant for entry in found} == {""}

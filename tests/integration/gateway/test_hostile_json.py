@@ -81,3 +81,29 @@ def test_the_access_log_has_neither_queries_nor_credentials(gateway: Gateway) ->
     assert {json.loads(line)["path"] for line in lines()} == {"/v1/jobs", "/submit", "/nowhere"}
     assert all(len(json.loads(line)["user_agent"]) <= 100 for line in lines())
     assert planted not in gateway.log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("POST", "/v1/keys/{}:revoke"), ("GET", "/v1/jobs/{}"), ("GET", "/nothing/{}")],
+)
+@pytest.mark.parametrize(
+    "planted",
+    ["hma_cGwGnelNMd8L_" + "s3CreT" * 7 + "x", "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJhIn0.c2ln"],
+)
+def test_a_whole_key_in_a_path_is_not_logged(
+    gateway: Gateway, method: str, path: str, planted: str
+) -> None:
+    mark = f"the-key-test {method} {path} {planted[:3]}"
+    body = "{}" if method == "POST" else None
+    gateway.http(method, path.format(planted), body, user_agent=mark)
+
+    def lines() -> list[str]:
+        return [x for x in gateway.log.read_text().splitlines() if mark in x]
+
+    end = time.monotonic() + 10
+    while not lines():
+        assert time.monotonic() < end, "the call was not logged"
+        time.sleep(0.05)
+    assert [json.loads(line)["path"] for line in lines()] == ["***"]
+    assert planted not in gateway.log.read_text()

@@ -119,6 +119,17 @@ def test_a_refusal_for_want_of_room_is_429_and_says_when_to_come_back(gateway: G
     }
 
 
+@pytest.mark.parametrize("origin", ["https://evil.test", "null", "http://localhost.evil.test"])
+@pytest.mark.parametrize("path", ["/submit", "/v1/jobs"])
+def test_without_keys_foreign_web_pages_start_nothing(
+    gateway: Gateway, origin: str, path: str
+) -> None:
+    reply = gateway.http("POST", path, JOB, origin=origin, content_type="text/plain")
+    assert reply.status == 403, reply.body
+    own = gateway.http("POST", path, JOB, origin="http://localhost:3000", content_type="text/plain")
+    assert own.status == 200, own.body
+
+
 def test_a_job_over_quota_is_429_with_the_limit_and_what_is_left(gateway: Gateway) -> None:
     reply = gateway.http("POST", "/v1/jobs?request_id=over-quota", JOB)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import socket
 import ssl
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -113,6 +115,21 @@ async def test_a_certificate_of_the_role_is_enough(tmp_path: Path, authority: Au
             assert refused.reason == "NO_CALLER"
         async with secure(address, authority.issue("nobody", "example.org")) as channel:
             assert isinstance(await report(channel), Unauthenticated)
+
+
+async def test_another_role_cannot_pose_as_the_meta_agent(
+    tmp_path: Path, authority: Authority
+) -> None:
+    worker = member("worker", tmp_path, tls=authority.issue("worker"))
+    internal = Internal()
+    for role, refused in (("meta-agent", False), ("reducer", True), ("gateway", True)):
+        server = member("meta-agent", tmp_path, tls=authority.issue(role))
+        async with (
+            serving_as(server, internal.register) as address,
+            open_channel(address, membership=worker, server="meta-agent") as channel,
+        ):
+            assert await refused_connection(channel) is refused
+    assert internal.served == 1
 
 
 async def test_a_token_is_enough_behind_the_gateways_certificate(
@@ -341,3 +358,69 @@ def test_certificates_name_roles(authority: Authority) -> None:
     names = x509.load_pem_x509_certificate(pem).extensions
     found = names.get_extension_for_class(x509.SubjectAlternativeName).value
     assert certificate_name("worker") in found.get_values_for_type(x509.DNSName)
+
+
+async def test_a_failed_handshake_writes_no_line_of_its_own_into_a_services_log(
+    tmp_path: Path, authority: Authority
+) -> None:
+    tls = authority.issue("worker")
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("HMA_")}
+    access = ServiceAccess(internal_key_file=str(tmp_path / "key"))
+    write(Path(access.internal_key_file), "k" * 32)
+    with socket.socket() as free, socket.socket() as other:
+        for each in (free, other):
+            each.bind(("127.0.0.1", 0))
+        port, metrics = (str(each.getsockname()[1]) for each in (free, other))
+    environment = {
+        **clean,
+        "HMA_LLM_BASE_URL": "http://127.0.0.1:1/v1",
+        "HMA_WORKER_PORT": port,
+        "HMA_WORKER_METRICS_PORT": metrics,
+        "HMA_META_AGENT_ADDRESS": "127.0.0.1:1",
+        "HMA_INTERNAL_KEY_FILE": access.internal_key_file,
+        "HMA_DRAIN_DELAY": "0s",
+        "HMA_TLS_CERT_FILE": tls.cert_file,
+        "HMA_TLS_KEY_FILE": tls.key_file,
+        "HMA_TLS_CA_FILE": tls.ca_file,
+    }
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "services.worker", env=environment, stderr=asyncio.subprocess.PIPE
+    )
+    try:
+        await _listening(int(port))
+        await asyncio.to_thread(_knock_without_certificate, int(port), authority)
+    finally:
+        process.terminate()
+        _, said = await asyncio.wait_for(process.communicate(), 30)
+    lines = said.decode().splitlines()
+    assert [line for line in lines if not line.startswith("{")] == []
+    assert lines
+
+
+async def _listening(port: int) -> None:
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+            except OSError:
+                await asyncio.sleep(0.05)
+            else:
+                writer.close()
+                return
+
+
+def _knock_without_certificate(port: int, authority: Authority) -> None:
+    context = ssl.create_default_context(cafile=authority.ca_file)
+    context.set_alpn_protocols(["h2"])
+    for _ in range(3):
+        with socket.create_connection(("127.0.0.1", port), timeout=5) as plain:
+            plain.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            while plain.recv(4096):
+                pass
+        with (
+            contextlib.suppress(OSError),
+            socket.create_connection(("127.0.0.1", port), timeout=5) as plain,
+            context.wrap_socket(plain, server_hostname=SERVER_NAME) as secured,
+        ):
+            while secured.recv(4096):
+                pass

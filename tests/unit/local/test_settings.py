@@ -42,6 +42,15 @@ def test_what_the_user_brings_is_not_embedded(environ: dict[str, str], embedded:
     assert names & {"database", "llm"} == embedded
 
 
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1"])
+def test_the_embedded_model_which_asks_for_no_key_is_on_loopback(host: str) -> None:
+    environ = {"HMA_HOST": host}
+    table = {part.name: part for part in parts(load_stack(environ), environ)}
+
+    assert table["llm"].command[-2:] == ["127.0.0.1", "8090"]
+    assert table["worker-1"].environment["HMA_HOST"] == host
+
+
 def test_every_part_is_told_its_own_ports_and_the_internal_listener() -> None:
     environ = {"HMA_WORKER_PORT": "6000", "HMA_GATEWAY_INTERNAL_PORT": "7000"}
     table = {part.name: part for part in parts(load_stack(environ), environ)}

@@ -14,6 +14,8 @@ TEMPLATES = [
     *("<s>", "</s>", "<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>", "<think>", "</think>"),
     *("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "[SYSTEM_PROMPT]", "[TOOL_CALLS]"),
     *("<tool_call>", "</tool_call>", "<tool_response>"),
+    *("[gMASK]", "<sop>", "<eop>", "[|system|]", "[|endofturn|]", "<extra_id_1>", "[EOS]", "[EOT]"),
+    *("<reserved_106>", "<unused99>", "[IMG_END]", "[SUFFIX]"),
 ]
 MARKS = [
     *("<source>", "</source>", "< / source >", '<source id="d1#0">', "</RESULT>", "<finding>"),
@@ -52,6 +54,7 @@ def test_nothing_is_lost_but_spaces_are_added(text: str) -> None:
         "[link](http://example.test) [1] [INSTALL]",
         "if x<|y|: z",
         "|a|b|\n|-|-|\n|<br>|c|",
+        "let xs = [|1; 2|], Vec<unused>, [MASKED], <extra_id>",
     ],
 )
 def test_ordinary_text_and_code_stay_as_they_are(text: str) -> None:
