@@ -218,6 +218,32 @@ async def test_concurrent_tasks_are_exact_over_replicas(postgres_url: str) -> No
     assert left.uses[0].used == 0
 
 
+async def test_a_job_that_lacks_places_leaves_the_replica_to_others(postgres_url: str) -> None:
+    holding, let_go = asyncio.Event(), asyncio.Event()
+
+    async def work(start: worker_pb2.ExecuteStart, attempt: Attempt) -> Any:
+        holding.set()
+        await let_go.wait()
+        return await answer_task(start, attempt)
+
+    async with (
+        serve_scripts(Scripts(execute=work)) as channel,
+        open_replica(postgres_url, channel) as replica,
+    ):
+        await set_limits(replica.store, concurrent_tasks=1)
+        job_id = await replica.create(make_created(items=8, budget=20_000))
+        await holding.wait()
+        clock = asyncio.get_running_loop().time
+        begin = clock()
+        for _ in range(20):
+            await asyncio.sleep(0.01)  # as any other work of the replica does
+        took = clock() - begin
+        let_go.set()
+        fold = await replica.ended(job_id, 40)
+    assert fold.state == SUCCEEDED
+    assert took < 3.0
+
+
 async def test_a_takeover_goes_on_with_what_was_drawn_and_no_window_is_exceeded(
     postgres_url: str,
 ) -> None:
