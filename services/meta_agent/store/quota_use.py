@@ -145,6 +145,15 @@ def token_room(limits: Limits, use: Use, price: float) -> Room:
     return room
 
 
+def most_held(limits: Limits) -> tuple[float, float]:
+    """Tokens and money that one job can hold if nobody else uses any; maybe infinite."""
+    most = {"tokens": math.inf, "cost": math.inf}
+    for name, window in WINDOWS.items():
+        if name in limits and window.what in most:
+            most[window.what] = min(most[window.what], limits[name])
+    return most["tokens"], most["cost"]
+
+
 def full_window(limits: Limits, use: Use) -> str:
     """The limit of requests or jobs that has no room for one more; empty when none."""
     counted = [name for name, window in WINDOWS.items() if window.what == "requests"]

@@ -240,6 +240,54 @@ async def test_jobs_that_wait_come_in_by_priority_and_age_when_there_is_room(
     await check_buckets(store)
 
 
+async def test_a_job_that_no_limit_can_hold_does_not_stand_in_the_way_of_others(
+    store: Store,
+) -> None:
+    await limit(store, concurrent_jobs=1, tokens_per_minute=9000, cost_per_month=2.0)
+    running = await make(store)
+    epoch = await claim(store, running)
+    await make(store, job_of(waits=True, least_tokens=50_000, budget_tokens=60_000))
+    await make(store, job_of(waits=True, least_tokens=5000, token_price=0.001))
+    behind = await make(store, job_of(waits=True))
+    await seal(store, running.job_id, epoch)
+    assert await store.quotas.queue.let_in() == 1
+    assert await claim(store, behind)
+    await check_windows(store)
+
+
+async def test_a_job_that_draws_nothing_is_let_in_with_its_whole_budget_or_not_at_all(
+    store: Store,
+) -> None:
+    await limit(store, concurrent_jobs=1)
+    running = await make(store)
+    epoch = await claim(store, running)
+    await make(store, job_of(waits=True, budget_tokens=5000))
+    await limit(store, tokens_per_minute=4000)
+    await seal(store, running.job_id, epoch)
+    assert await store.quotas.queue.let_in() == 0
+    await check_windows(store)
+    await limit(store, tokens_per_minute=5000)
+    assert await store.quotas.queue.let_in() == 1
+    await check_windows(store)
+
+
+async def test_a_tenant_whose_row_stays_locked_does_not_keep_the_others_out(
+    store: Store,
+) -> None:
+    names = ("a", "b", "c", "d")
+    for name in names:
+        await limit(store, name, concurrent_jobs=1)
+        running = await make(store, job_of(name))
+        await make(store, job_of(name, waits=True))
+        await seal(store, running.job_id, await claim(store, running))
+    async with store.database.connection() as connection, connection.transaction():
+        await connection.execute("SELECT FROM tenant_quota WHERE tenant = 'a' FOR UPDATE")
+        with contextlib.suppress(Unavailable):
+            await store.quotas.queue.let_in()
+    rows = await store.database.fetch("SELECT tenant FROM job WHERE quota_state = 1")
+    assert [row["tenant"] for row in rows] == ["a"]
+
+
 async def test_a_job_that_waits_is_not_claimed_and_counts_nowhere(store: Store) -> None:
     await limit(store, requests_per_minute=1, tokens_per_minute=9000)
     await make(store)
