@@ -255,6 +255,29 @@ async def test_a_job_that_no_limit_can_hold_does_not_stand_in_the_way_of_others(
     await check_windows(store)
 
 
+async def test_whoever_comes_later_stands_behind_those_who_wait(store: Store) -> None:
+    await limit(store, concurrent_jobs=1)
+    running = await make(store)
+    epoch = await claim(store, running)
+    waiting = await make(store, job_of(waits=True))
+    await seal(store, running.job_id, epoch)
+    with pytest.raises(QuotaExceeded):
+        await make(store)
+    later = await make(store, job_of(waits=True))
+    urgent = await make(store, job_of(waits=True, priority=1))
+    rows = await store.database.fetch(
+        "SELECT id FROM job WHERE quota_state = 0 AND NOT sealed ORDER BY id"
+    )
+    assert [row["id"] for row in rows] == [waiting.job_id]
+    for job in (urgent, later):
+        await seal(store, waiting.job_id, await claim(store, waiting))
+        await store.quotas.queue.let_in()
+        waiting = job
+        assert await claim(store, waiting) == 1
+        await store.database.execute("UPDATE job SET driver = NULL, epoch = 0 WHERE NOT sealed")
+    await check_buckets(store)
+
+
 async def test_a_job_that_draws_nothing_is_let_in_with_its_whole_budget_or_not_at_all(
     store: Store,
 ) -> None:
