@@ -7,7 +7,7 @@ by the epoch. Between two draws the grants of a job touch its own row only.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hma.errors import Fenced
 from hma.v1 import job_pb2
@@ -23,7 +23,8 @@ from services.meta_agent.store.quota_use import Room, Use, read_use, token_room
 
 # The row is locked before it is read, so the figures are those that the update changes.
 _JOB = """
-SELECT quota_drawn, quota_price, quota_state, budget_tokens FROM job
+SELECT quota_drawn, quota_price, quota_state,
+       greatest(quota_drawn - settled_tokens, 0) AS held FROM job
 WHERE id = $1 AND epoch = $2 AND NOT sealed FOR UPDATE
 """
 _DRAW = """
@@ -115,6 +116,9 @@ class Draws:
             if row["quota_state"]:  # never accepted: it only comes to its end
                 return Drawn(None, LOOK_AGAIN, 0)
             price = max(draw.price, row["quota_price"])
+            # What it holds may cost more than it could when it was drawn.
+            risen = (price - row["quota_price"]) * row["held"]
+            use = replace(use, held_cost=use.held_cost + risen)
             room = token_room(limits, use, price)
             tokens, limit = _share(draw, room, self._locks.rules.tranche)
             free = await self._free(connection, limits, use, draw, room) if limit else None

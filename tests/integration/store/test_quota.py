@@ -311,6 +311,18 @@ async def test_a_tenant_whose_row_stays_locked_does_not_keep_the_others_out(
     assert [row["tenant"] for row in rows] == ["a"]
 
 
+async def test_a_price_that_has_risen_holds_for_what_was_drawn_before(
+    open_replica: OpenStore,
+) -> None:
+    store = await open_replica(options=StoreOptions(quota=QuotaRules(tranche=1000)))
+    await limit(store, cost_per_month=1.0)
+    job = await make(store, job_of(token_price=0.0005))
+    epoch = await claim(store, job)
+    drawn = await store.quotas.draws.draw(draw_of(job, epoch, 100, price=0.001))
+    assert drawn.retry_after > 0
+    await check_windows(store)
+
+
 async def test_a_job_that_waits_is_not_claimed_and_counts_nowhere(store: Store) -> None:
     await limit(store, requests_per_minute=1, tokens_per_minute=9000)
     await make(store)
