@@ -202,7 +202,7 @@ class JobDriver:
         loop = asyncio.get_running_loop()
         wake_at = math.inf
         if wanted is not None:
-            event = await quota.draw(wanted, fold)
+            event = await quota.draw(wanted, fold, fold.deadline - clock.now())
             if event is not None:
                 await self._read()
                 self._news.set()

@@ -60,6 +60,7 @@ class Draw:
         spare: What it has drawn and no call holds: given back when there are not even
             the least, so that those who wait do not wait for each other.
         price: Most money that one of its tokens can cost.
+        patience: Seconds for which it can wait.
         known_limit: The limit that its log says it waits for; said again only when it
             is another.
     """
@@ -72,6 +73,7 @@ class Draw:
     ceiling: int
     spare: int
     price: float
+    patience: float = math.inf
     known_limit: str = ""
 
 
@@ -82,7 +84,7 @@ class Drawn:
     Attributes:
         event: What the log says of it, with its sequence; None when it says nothing new.
         retry_after: Seconds after which to try again; 0 when it was given.
-        most: How many tokens the tenant's limits let a job hold at once.
+        most: How many tokens the tenant's limits can let a job hold at once in its time.
     """
 
     event: job_pb2.JobEvent | None
@@ -119,7 +121,7 @@ class Draws:
             # What it holds may cost more than it could when it was drawn.
             risen = (price - row["quota_price"]) * row["held"]
             use = replace(use, held_cost=use.held_cost + risen)
-            room = token_room(limits, use, price)
+            room = token_room(limits, use, price, draw.patience)
             tokens, limit = _share(draw, room, self._locks.rules.tranche)
             free = await self._free(connection, limits, use, draw, room) if limit else None
             event = None

@@ -217,6 +217,24 @@ async def test_draws_are_fenced_and_say_what_is_in_the_way(open_replica: OpenSto
         await store.quotas.draws.draw(draw_of(job, epoch, 1))
 
 
+async def test_what_is_settled_is_not_to_be_had_again_in_the_time_of_a_job(
+    open_replica: OpenStore,
+) -> None:
+    store = await open_replica(options=StoreOptions(quota=QuotaRules(tranche=1)))
+    await limit(store, tokens_per_minute=1000, tokens_per_hour=1100)
+    job = await make(store, job_of(least_tokens=300))
+    epoch = await claim(store, job)
+    await store.log.append(
+        Append(job.job_id, epoch, [settled(job.job_id, call_usage(1, prompt=200))])
+    )
+    spent = (await used(store))["tokens_per_hour"][0] - (await used(store))["tokens_per_hour"][1]
+    assert spent >= 200
+    drawn = await store.quotas.draws.draw(draw_of(job, epoch, 2000, patience=120.0))
+    assert drawn.most == 1100 - spent
+    drawn = await store.quotas.draws.draw(draw_of(job, epoch, 2000, patience=7200.0))
+    assert drawn.most == 1000
+
+
 async def test_jobs_that_wait_come_in_by_priority_and_age_when_there_is_room(
     store: Store,
 ) -> None:
