@@ -271,3 +271,36 @@ async def test_a_takeover_goes_on_with_what_was_drawn_and_no_window_is_exceeded(
     assert all(fold.takeovers or fold.epoch > 1 for fold in folds)
     assert all(fold.spent + fold.unknown <= (fold.drawn or 0) for fold in folds)
     assert [use.held for use in left.uses if use.name == "tokens_per_hour"] == [0]
+
+
+async def test_a_job_that_is_left_alone_keeps_no_places_from_others(postgres_url: str) -> None:
+    begun, held = asyncio.Event(), ""
+
+    async def work(start: worker_pb2.ExecuteStart, attempt: Attempt) -> Any:
+        if start.attempt.ref.job_id == held:
+            begun.set()
+            await attempt.stop.wait()
+        return await answer_task(start, attempt)
+
+    async with serve_scripts(Scripts(execute=work)) as channel:
+        async with open_replica(postgres_url, channel) as first:
+            await set_limits(first.store, concurrent_tasks=1)
+            held = await first.create(make_created(items=2))
+            await begun.wait()
+        async with open_replica(postgres_url, channel) as second:
+            # As if it were the job that its drivers are lost by: it is left alone for 16 s.
+            await second.store.database.execute(
+                "UPDATE job SET driver = 'dead', lost_drivers = 5, claim_after = NULL, "
+                "claim_time = clock_timestamp() WHERE id = $1",
+                held,
+            )
+            other = await second.create(make_created(items=2))
+            fold = await second.ended(other, 10)
+            row = await second.store.database.fetchrow(
+                "SELECT driver, claim_after > clock_timestamp() AS alone, quota_tasks FROM job "
+                "WHERE id = $1",
+                held,
+            )
+    assert fold.state == SUCCEEDED
+    assert row is not None
+    assert tuple(row) == (None, True, 0)
