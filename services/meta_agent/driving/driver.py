@@ -173,7 +173,7 @@ class JobDriver:
         observed = Observations(
             inbox=inbox,
             broken=self._streams.broken(),
-            slots=self._slots(),
+            slots=self._slots(free := self._free()),
             routes=around.routes.states_for(job_id),
             quota_most=self._quota.most,
         )
@@ -181,7 +181,7 @@ class JobDriver:
         rules = replace(around.rules, history=around.history.latest)
         decision = decide(self._fold, observed, now, rules)
         # No await since `free_for`: places are booked before anybody else decides.
-        self._book(decision, observed.slots)
+        self._book(decision, free)
         if decision.events:
             self._decided = True
             if not await self._commit(decision.events, decision.fold, seals=decision.seals):
@@ -202,7 +202,7 @@ class JobDriver:
         loop = asyncio.get_running_loop()
         wake_at = math.inf
         if wanted is not None:
-            event = await quota.draw(wanted, fold)
+            event = await quota.draw(wanted, fold, fold.deadline - clock.now())
             if event is not None:
                 await self._read()
                 self._news.set()
@@ -214,11 +214,14 @@ class JobDriver:
         wake_at = min(wake_at, quota.next_look(running, ready))
         return clock.now() + max(wake_at - loop.time(), 0.0)
 
-    def _slots(self) -> int:
-        """Worker attempts that may be opened, besides one for each that ends."""
+    def _free(self) -> int:
+        """Places at Workers for this job, besides one for each attempt that ends."""
         if self._leaving:
             return -open_workers(self._fold).total()  # not even those
-        free = self._around.capacity.free_for(self._claimed.job_id)
+        return self._around.capacity.free_for(self._claimed.job_id)
+
+    def _slots(self, free: int) -> int:
+        """Worker attempts that may be opened: where there is a place and the quota has one."""
         if self._quota.places is None:
             return free
         return min(free, self._quota.places - open_workers(self._fold).total())
@@ -229,11 +232,15 @@ class JobDriver:
         self._around.capacity.introduce(self._claimed.job_id, who)
         self._around.routes.introduce(self._claimed.job_id, who)
 
-    def _book(self, decision: Decision, slots: int) -> None:
-        """Takes the places of what was decided, at Workers and on routes."""
+    def _book(self, decision: Decision, free: int) -> None:
+        """Takes the places of what was decided, at Workers and on routes.
+
+        Who lacks a place of its tenant's quota does not wait for one at a Worker: it would
+        be woken at once, again and again, for there are some.
+        """
         around, job_id = self._around, self._claimed.job_id
         before, after = open_workers(self._fold), open_workers(decision.fold)
-        no_place = slots + before.total() - after.total() <= 0
+        no_place = free + before.total() - after.total() <= 0
         waits = no_place and not decision.fold.ended and bool(ready_tasks(decision.fold))
         around.capacity.hold(job_id, after.total(), self._news.set if waits else None)
         around.routes.hold(job_id, after, decision.crowded, self._news.set)

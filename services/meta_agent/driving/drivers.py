@@ -141,7 +141,10 @@ class Drivers:
                 pause = poison.wait_after_losses(claimed.lost)
                 if pause and not claimed.overdue:
                     _log.warning("its last %d drivers were lost: left alone", claimed.lost)
-                    await self._give_back(claimed, delay=pause, failed=None, suspect=True)
+                    # Workers have stopped by now: they had no beat for as long as it was lost.
+                    await self._give_back(
+                        claimed, delay=pause, failed=None, suspect=True, idle=True
+                    )
                 elif pause or claimed.failed >= self._max_failed_claims:
                     _log.error(
                         "not driven any more: ended",
@@ -163,7 +166,10 @@ class Drivers:
                 # later, here or elsewhere, and in the end it is ended without deciding.
                 _log.exception("a driver failed")
                 failed = poison.failures_now(claimed.failed, loop.time() - begin)
-                await self._give_back(claimed, delay=poison.wait_after(failed), failed=failed)
+                # Its streams are closed: while it is left alone, its places are for others.
+                await self._give_back(
+                    claimed, delay=poison.wait_after(failed), failed=failed, idle=True
+                )
             finally:
                 self._running.pop(claimed.job_id, None)
                 self._place_free.set()

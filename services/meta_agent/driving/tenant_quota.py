@@ -49,8 +49,13 @@ class TenantQuota:
         self.most = math.inf
         self.places = claimed.places
 
-    async def draw(self, wanted: Wanted, fold: JobFold) -> job_pb2.JobEvent | None:
+    async def draw(self, wanted: Wanted, fold: JobFold, patience: float) -> job_pb2.JobEvent | None:
         """Draws tokens if it is time to; what the log has about it, None when nothing.
+
+        Args:
+            wanted: What the job could use.
+            fold: The job.
+            patience: Seconds until its deadline.
 
         Raises:
             Fenced: Another driver has the job.
@@ -69,6 +74,7 @@ class TenantQuota:
             ceiling=fold.budget - fold.drawn,
             spare=wanted.spare,
             price=self._price,
+            patience=max(patience, 0.0),
             known_limit=fold.quota_limit,
         )
         try:

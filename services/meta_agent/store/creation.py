@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from hma.errors import AlreadyExists, Unavailable
@@ -18,6 +18,7 @@ from services.meta_agent.store.quota_buckets import bucketing
 from services.meta_agent.store.quota_events import drawn_event
 from services.meta_agent.store.quota_limits import Limits, draws_tokens
 from services.meta_agent.store.quota_lock import TenantLocks
+from services.meta_agent.store.quota_queue import let_line_in
 from services.meta_agent.store.quota_refusal import free_time, refusal
 from services.meta_agent.store.quota_use import Use, read_use
 from services.meta_agent.store.reader import READER
@@ -127,11 +128,14 @@ class Created:
         job_id: Its id.
         state: Where it is; where it ended when it was deleted.
         made: This call made it.
+        let_in: Jobs that had waited and were accepted before it, with the versions of
+            their logs.
     """
 
     job_id: str
     state: job_pb2.JobState.ValueType
     made: bool
+    let_in: Sequence[tuple[str, int]] = ()
 
 
 async def create_job(
@@ -162,7 +166,7 @@ async def create_job(
             raise Unavailable("The job could not be created; try again.", retry_after=1)
     if found.fingerprint != job.fingerprint:
         raise RequestIdReused(found.job_id)
-    return Created(found.job_id, found.state, made)
+    return Created(found.job_id, found.state, made, new.let_in if made else ())
 
 
 async def find_created(
@@ -187,11 +191,12 @@ async def find_created(
 
 @dataclass(frozen=True, slots=True)
 class _New:
-    """A job, its first event and its documents."""
+    """A job, its first event and its documents; and whom it has let in before itself."""
 
     job: NewJob
     event: job_pb2.JobEvent
     documents: Sequence[tuple[task_pb2.DocumentRef, bytes]]
+    let_in: list[tuple[str, int]] = field(default_factory=list)
 
 
 class _WasDeletedError(Exception):
@@ -260,8 +265,15 @@ async def _make_limited(locks: TenantLocks, new: _New) -> bool:
             limits = await lock()
             if not limits:
                 locks.forget(job.tenant)
+            tranche = locks.rules.tranche
+            # First come, first served: or those who ask again and again would keep those
+            # out who wait.
+            line = await let_line_in(connection, job.tenant, limits, tranche, job.priority)
+            new.let_in[:] = line.let_in
             use = await read_use(connection, job.tenant, limits)
-            verdict = judge(limits, use, wish, locks.rules.tranche)
+            verdict = judge(limits, use, wish, tranche)
+            if line.next is not None and not verdict.hopeless:
+                verdict = line.next
             if verdict.full and not (job.waits and await _may_wait(connection, job.tenant)):
                 raise _NoRoomError(limits, use, verdict)
             events = [_opening(new.event, limits)]

@@ -122,7 +122,8 @@ class Jobs:
         """
         created = await create_job(self._database, self._locks, job, first_event, documents)
         if created.made:
-            self._notifications.publish(job.job_id, 1)
+            for job_id, version in (*created.let_in, (job.job_id, 1)):
+                self._notifications.publish(job_id, version)
             self._notifications.publish_claimable()
         return created
 

@@ -7,7 +7,7 @@ by the epoch. Between two draws the grants of a job touch its own row only.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hma.errors import Fenced
 from hma.v1 import job_pb2
@@ -23,7 +23,8 @@ from services.meta_agent.store.quota_use import Room, Use, read_use, token_room
 
 # The row is locked before it is read, so the figures are those that the update changes.
 _JOB = """
-SELECT quota_drawn, quota_price, quota_state, budget_tokens FROM job
+SELECT quota_drawn, quota_price, quota_state,
+       greatest(quota_drawn - settled_tokens, 0) AS held FROM job
 WHERE id = $1 AND epoch = $2 AND NOT sealed FOR UPDATE
 """
 _DRAW = """
@@ -59,6 +60,7 @@ class Draw:
         spare: What it has drawn and no call holds: given back when there are not even
             the least, so that those who wait do not wait for each other.
         price: Most money that one of its tokens can cost.
+        patience: Seconds for which it can wait.
         known_limit: The limit that its log says it waits for; said again only when it
             is another.
     """
@@ -71,6 +73,7 @@ class Draw:
     ceiling: int
     spare: int
     price: float
+    patience: float = math.inf
     known_limit: str = ""
 
 
@@ -81,7 +84,7 @@ class Drawn:
     Attributes:
         event: What the log says of it, with its sequence; None when it says nothing new.
         retry_after: Seconds after which to try again; 0 when it was given.
-        most: How many tokens the tenant's limits let a job hold at once.
+        most: How many tokens the tenant's limits can let a job hold at once in its time.
     """
 
     event: job_pb2.JobEvent | None
@@ -115,7 +118,10 @@ class Draws:
             if row["quota_state"]:  # never accepted: it only comes to its end
                 return Drawn(None, LOOK_AGAIN, 0)
             price = max(draw.price, row["quota_price"])
-            room = token_room(limits, use, price)
+            # What it holds may cost more than it could when it was drawn.
+            risen = (price - row["quota_price"]) * row["held"]
+            use = replace(use, held_cost=use.held_cost + risen)
+            room = token_room(limits, use, price, draw.patience)
             tokens, limit = _share(draw, room, self._locks.rules.tranche)
             free = await self._free(connection, limits, use, draw, room) if limit else None
             event = None

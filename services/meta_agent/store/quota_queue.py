@@ -2,24 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hma.errors import Unavailable
 from services.meta_agent.store.append import to_row
 from services.meta_agent.store.database import Connection, Database
 from services.meta_agent.store.notify import Notifications
-from services.meta_agent.store.quota_admission import Wish, judge
+from services.meta_agent.store.quota_admission import Verdict, Wish, judge
 from services.meta_agent.store.quota_buckets import bucketing
 from services.meta_agent.store.quota_events import drawn_event
 from services.meta_agent.store.quota_limits import Limits
 from services.meta_agent.store.quota_lock import TenantLocks
-from services.meta_agent.store.quota_use import read_use
+from services.meta_agent.store.quota_use import most_held, read_use
 
 LOT = 20
 """Jobs of a tenant that are let in while its lock is held."""
 
+LOWEST = -100
+"""The lowest priority."""
+
 _TENANTS = "SELECT DISTINCT tenant FROM job WHERE quota_state = 1 AND NOT sealed"
+# A job that was to draw nothing holds its whole budget. Whom the limits can never hold
+# stands aside until they are raised, or its deadline comes.
 _FIRST = """
-SELECT id, budget_tokens, quota_least, quota_price, quota_drawn FROM job
-WHERE tenant = $1 AND quota_state = 1 AND NOT sealed
-ORDER BY priority DESC, create_time LIMIT 1 FOR UPDATE
+SELECT j.id, j.budget_tokens, n.least, j.quota_price, j.quota_drawn
+FROM job j CROSS JOIN LATERAL (
+    SELECT CASE WHEN j.quota_drawn IS NULL THEN j.budget_tokens
+           ELSE least(greatest(j.quota_least, 1), j.budget_tokens) END AS least
+) AS n
+WHERE j.tenant = $1 AND j.quota_state = 1 AND NOT j.sealed AND j.priority >= $2
+  AND n.least <= $3::float8
+  AND n.least <= coalesce(floor($4::float8 / nullif(j.quota_price, 0)), 'Infinity')
+ORDER BY j.priority DESC, j.create_time LIMIT 1 FOR UPDATE OF j
 """
 _ACCEPT = f"""
 WITH moved AS (
@@ -49,37 +64,66 @@ class QuotaQueue:
             How many.
 
         Raises:
-            Unavailable: The database cannot be reached or a tenant's row stayed locked.
+            Unavailable: Nobody was, for the database cannot be reached or a tenant's row
+                stayed locked.
         """
         rows = await self._database.fetch(_TENANTS)
-        accepted = 0
+        accepted, busy = 0, None
         for row in rows:
-            accepted += await self._let_in(row["tenant"])
+            try:
+                accepted += await self._let_in(row["tenant"])
+            except Unavailable as error:
+                busy = error  # one tenant's crowd does not keep the others out
         if accepted:
             self._notifications.publish_claimable()
+        elif busy is not None:
+            raise busy
         return accepted
 
     async def _let_in(self, tenant: str) -> int:
-        news: list[tuple[str, int]] = []
         async with self._locks.hold(tenant) as (connection, limits):
-            while len(news) < LOT and (first := await self._first(connection, tenant, limits)):
-                news.append(first)
-        for job_id, version in news:
+            line = await let_line_in(connection, tenant, limits, self._locks.rules.tranche)
+        for job_id, version in line.let_in:
             self._notifications.publish(job_id, version)
-        return len(news)
+        return len(line.let_in)
 
-    async def _first(
-        self, connection: Connection, tenant: str, limits: Limits
-    ) -> tuple[str, int] | None:
-        """Accepts the first in line; its id and its log's version. None: it must wait."""
-        row = await connection.fetchrow(_FIRST, tenant)
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Those of a tenant who have waited.
+
+    Attributes:
+        let_in: Their ids, and the versions of their logs.
+        next: What the one who is first now waits for; None: nobody waits.
+    """
+
+    let_in: Sequence[tuple[str, int]]
+    next: Verdict | None
+
+
+async def let_line_in(
+    connection: Connection, tenant: str, limits: Limits, tranche: int, priority: int = LOWEST
+) -> Line:
+    """Accepts those who wait, in order, as long as there is room. The tenant's lock is held.
+
+    Args:
+        connection: In the transaction that holds the lock.
+        tenant: Whose.
+        limits: The tenant's.
+        tranche: Tokens that a job draws at once.
+        priority: Only jobs of this one or higher.
+    """
+    let_in: list[tuple[str, int]] = []
+    most = most_held(limits)
+    while len(let_in) < LOT:
+        row = await connection.fetchrow(_FIRST, tenant, priority, *most)
         if row is None:
-            return None
+            return Line(let_in, None)
         use = await read_use(connection, tenant, limits)
-        wish = Wish(budget=row["budget_tokens"], least=row["quota_least"], price=row["quota_price"])
-        verdict = judge(limits, use, wish, self._locks.rules.tranche)
+        wish = Wish(budget=row["budget_tokens"], least=row["least"], price=row["quota_price"])
+        verdict = judge(limits, use, wish, tranche)
         if verdict.full:
-            return None
+            return Line(let_in, verdict)
         drawn = row["quota_drawn"]
         if drawn is not None:
             # Limits may have been lifted while it waited.
@@ -92,4 +136,5 @@ class QuotaQueue:
         version = await connection.fetchval(
             _ACCEPT, row["id"], drawn, event.event_id, event.type, event.payload
         )
-        return row["id"], int(version)
+        let_in.append((row["id"], int(version)))
+    return Line(let_in, None)

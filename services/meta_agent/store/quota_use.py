@@ -120,19 +120,23 @@ class Room:
     most: float = math.inf
 
 
-def token_room(limits: Limits, use: Use, price: float) -> Room:
+def token_room(limits: Limits, use: Use, price: float, patience: float = math.inf) -> Room:
     """How many tokens may be drawn.
 
     Args:
         limits: Of the tenant.
         use: What it uses.
         price: Most money that one of the tokens can cost.
+        patience: Seconds for which the job can wait: what is settled in a longer window
+            does not leave it in time.
     """
     room = Room()
     for name, window in WINDOWS.items():
         if name not in limits or window.what == "requests":
             continue
         whole, left = limits[name], limits[name] - use.used(name)
+        if (window.period.span or math.inf) > patience:
+            whole = max(whole - use.settled[window.period.name][window.what], 0.0)
         if window.what == "cost":
             if price <= 0:
                 continue
@@ -143,6 +147,15 @@ def token_room(limits: Limits, use: Use, price: float) -> Room:
         else:
             room = Room(room.tokens, room.limit, most)
     return room
+
+
+def most_held(limits: Limits) -> tuple[float, float]:
+    """Tokens and money that one job can hold if nobody else uses any; maybe infinite."""
+    most = {"tokens": math.inf, "cost": math.inf}
+    for name, window in WINDOWS.items():
+        if name in limits and window.what in most:
+            most[window.what] = min(most[window.what], limits[name])
+    return most["tokens"], most["cost"]
 
 
 def full_window(limits: Limits, use: Use) -> str:

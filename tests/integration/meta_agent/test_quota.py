@@ -218,6 +218,32 @@ async def test_concurrent_tasks_are_exact_over_replicas(postgres_url: str) -> No
     assert left.uses[0].used == 0
 
 
+async def test_a_job_that_lacks_places_leaves_the_replica_to_others(postgres_url: str) -> None:
+    holding, let_go = asyncio.Event(), asyncio.Event()
+
+    async def work(start: worker_pb2.ExecuteStart, attempt: Attempt) -> Any:
+        holding.set()
+        await let_go.wait()
+        return await answer_task(start, attempt)
+
+    async with (
+        serve_scripts(Scripts(execute=work)) as channel,
+        open_replica(postgres_url, channel) as replica,
+    ):
+        await set_limits(replica.store, concurrent_tasks=1)
+        job_id = await replica.create(make_created(items=8, budget=20_000))
+        await holding.wait()
+        clock = asyncio.get_running_loop().time
+        begin = clock()
+        for _ in range(20):
+            await asyncio.sleep(0.01)  # as any other work of the replica does
+        took = clock() - begin
+        let_go.set()
+        fold = await replica.ended(job_id, 40)
+    assert fold.state == SUCCEEDED
+    assert took < 3.0
+
+
 async def test_a_takeover_goes_on_with_what_was_drawn_and_no_window_is_exceeded(
     postgres_url: str,
 ) -> None:
@@ -245,3 +271,36 @@ async def test_a_takeover_goes_on_with_what_was_drawn_and_no_window_is_exceeded(
     assert all(fold.takeovers or fold.epoch > 1 for fold in folds)
     assert all(fold.spent + fold.unknown <= (fold.drawn or 0) for fold in folds)
     assert [use.held for use in left.uses if use.name == "tokens_per_hour"] == [0]
+
+
+async def test_a_job_that_is_left_alone_keeps_no_places_from_others(postgres_url: str) -> None:
+    begun, held = asyncio.Event(), ""
+
+    async def work(start: worker_pb2.ExecuteStart, attempt: Attempt) -> Any:
+        if start.attempt.ref.job_id == held:
+            begun.set()
+            await attempt.stop.wait()
+        return await answer_task(start, attempt)
+
+    async with serve_scripts(Scripts(execute=work)) as channel:
+        async with open_replica(postgres_url, channel) as first:
+            await set_limits(first.store, concurrent_tasks=1)
+            held = await first.create(make_created(items=2))
+            await begun.wait()
+        async with open_replica(postgres_url, channel) as second:
+            # As if it were the job that its drivers are lost by: it is left alone for 16 s.
+            await second.store.database.execute(
+                "UPDATE job SET driver = 'dead', lost_drivers = 5, claim_after = NULL, "
+                "claim_time = clock_timestamp() WHERE id = $1",
+                held,
+            )
+            other = await second.create(make_created(items=2))
+            fold = await second.ended(other, 10)
+            row = await second.store.database.fetchrow(
+                "SELECT driver, claim_after > clock_timestamp() AS alone, quota_tasks FROM job "
+                "WHERE id = $1",
+                held,
+            )
+    assert fold.state == SUCCEEDED
+    assert row is not None
+    assert tuple(row) == (None, True, 0)

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from services.meta_agent.store.database import Database
 from services.meta_agent.store.quota_buckets import DAY, MINUTE, SECOND
 from services.meta_agent.store.store import Store
 
@@ -36,22 +37,26 @@ FROM job j LEFT JOIN ledger_entry l ON l.job_id = j.id GROUP BY j.id
 
 async def check_buckets(store: Store) -> None:
     """Buckets are what ledger, losses and accepted jobs say, to the token and the second."""
+    await check_sums(store.database)
+
+
+async def check_sums(database: Database) -> None:
+    """The same, of a database whose store is somebody else's."""
     expected: dict[tuple[str, int, int], list[float]] = defaultdict(lambda: [0, 0, 0.0])
-    for row in await store.database.fetch(_RAW):
+    for row in await database.fetch(_RAW):
         for width in (SECOND, MINUTE, DAY):
             bucket = expected[row["tenant"], width, int(row["at"] // width * width)]
             bucket[0] += row["requests"]
             bucket[1] += row["tokens"]
             bucket[2] += row["cost"]
     found = {
-        (row["tenant"], row["width"], row["start"]): row
-        for row in await store.database.fetch(_BUCKETS)
+        (row["tenant"], row["width"], row["start"]): row for row in await database.fetch(_BUCKETS)
     }
     assert found.keys() == expected.keys()
     for key, (requests, tokens, cost) in expected.items():
         assert (found[key]["requests"], found[key]["tokens"]) == (requests, tokens), key
         assert found[key]["cost"] == pytest.approx(cost)
-    for job_id, settled, booked in await store.database.fetch(_SETTLED):
+    for job_id, settled, booked in await database.fetch(_SETTLED):
         assert settled == booked, job_id
 
 
@@ -98,7 +103,12 @@ _NAMES = {"jobs": "concurrent_jobs", "tasks": "concurrent_tasks"}
 
 async def check_windows(store: Store) -> None:
     """No limit of any tenant is exceeded now, by one snapshot of the raw rows."""
-    for row in await store.database.fetch(_NOW):
+    await check_limits(store.database)
+
+
+async def check_limits(database: Database) -> None:
+    """The same, of a database whose store is somebody else's."""
+    for row in await database.fetch(_NOW):
         limits = json.loads(row["limits"])
         for name in set(row.keys()) - {"tenant", "limits"}:
             limit = limits.get(_NAMES.get(name, name), 0)

@@ -217,6 +217,24 @@ async def test_draws_are_fenced_and_say_what_is_in_the_way(open_replica: OpenSto
         await store.quotas.draws.draw(draw_of(job, epoch, 1))
 
 
+async def test_what_is_settled_is_not_to_be_had_again_in_the_time_of_a_job(
+    open_replica: OpenStore,
+) -> None:
+    store = await open_replica(options=StoreOptions(quota=QuotaRules(tranche=1)))
+    await limit(store, tokens_per_minute=1000, tokens_per_hour=1100)
+    job = await make(store, job_of(least_tokens=300))
+    epoch = await claim(store, job)
+    await store.log.append(
+        Append(job.job_id, epoch, [settled(job.job_id, call_usage(1, prompt=200))])
+    )
+    spent = (await used(store))["tokens_per_hour"][0] - (await used(store))["tokens_per_hour"][1]
+    assert spent >= 200
+    drawn = await store.quotas.draws.draw(draw_of(job, epoch, 2000, patience=120.0))
+    assert drawn.most == 1100 - spent
+    drawn = await store.quotas.draws.draw(draw_of(job, epoch, 2000, patience=7200.0))
+    assert drawn.most == 1000
+
+
 async def test_jobs_that_wait_come_in_by_priority_and_age_when_there_is_room(
     store: Store,
 ) -> None:
@@ -238,6 +256,89 @@ async def test_jobs_that_wait_come_in_by_priority_and_age_when_there_is_room(
         epoch = await claim(store, running)
     assert order == [1, 2, 0]
     await check_buckets(store)
+
+
+async def test_a_job_that_no_limit_can_hold_does_not_stand_in_the_way_of_others(
+    store: Store,
+) -> None:
+    await limit(store, concurrent_jobs=1, tokens_per_minute=9000, cost_per_month=2.0)
+    running = await make(store)
+    epoch = await claim(store, running)
+    await make(store, job_of(waits=True, least_tokens=50_000, budget_tokens=60_000))
+    await make(store, job_of(waits=True, least_tokens=5000, token_price=0.001))
+    behind = await make(store, job_of(waits=True))
+    await seal(store, running.job_id, epoch)
+    assert await store.quotas.queue.let_in() == 1
+    assert await claim(store, behind)
+    await check_windows(store)
+
+
+async def test_whoever_comes_later_stands_behind_those_who_wait(store: Store) -> None:
+    await limit(store, concurrent_jobs=1)
+    running = await make(store)
+    epoch = await claim(store, running)
+    waiting = await make(store, job_of(waits=True))
+    await seal(store, running.job_id, epoch)
+    with pytest.raises(QuotaExceeded):
+        await make(store)
+    later = await make(store, job_of(waits=True))
+    urgent = await make(store, job_of(waits=True, priority=1))
+    rows = await store.database.fetch(
+        "SELECT id FROM job WHERE quota_state = 0 AND NOT sealed ORDER BY id"
+    )
+    assert [row["id"] for row in rows] == [waiting.job_id]
+    for job in (urgent, later):
+        await seal(store, waiting.job_id, await claim(store, waiting))
+        await store.quotas.queue.let_in()
+        waiting = job
+        assert await claim(store, waiting) == 1
+        await store.database.execute("UPDATE job SET driver = NULL, epoch = 0 WHERE NOT sealed")
+    await check_buckets(store)
+
+
+async def test_a_job_that_draws_nothing_is_let_in_with_its_whole_budget_or_not_at_all(
+    store: Store,
+) -> None:
+    await limit(store, concurrent_jobs=1)
+    running = await make(store)
+    epoch = await claim(store, running)
+    await make(store, job_of(waits=True, budget_tokens=5000))
+    await limit(store, tokens_per_minute=4000)
+    await seal(store, running.job_id, epoch)
+    assert await store.quotas.queue.let_in() == 0
+    await check_windows(store)
+    await limit(store, tokens_per_minute=5000)
+    assert await store.quotas.queue.let_in() == 1
+    await check_windows(store)
+
+
+async def test_a_tenant_whose_row_stays_locked_does_not_keep_the_others_out(
+    store: Store,
+) -> None:
+    names = ("a", "b", "c", "d")
+    for name in names:
+        await limit(store, name, concurrent_jobs=1)
+        running = await make(store, job_of(name))
+        await make(store, job_of(name, waits=True))
+        await seal(store, running.job_id, await claim(store, running))
+    async with store.database.connection() as connection, connection.transaction():
+        await connection.execute("SELECT FROM tenant_quota WHERE tenant = 'a' FOR UPDATE")
+        with contextlib.suppress(Unavailable):
+            await store.quotas.queue.let_in()
+    rows = await store.database.fetch("SELECT tenant FROM job WHERE quota_state = 1")
+    assert [row["tenant"] for row in rows] == ["a"]
+
+
+async def test_a_price_that_has_risen_holds_for_what_was_drawn_before(
+    open_replica: OpenStore,
+) -> None:
+    store = await open_replica(options=StoreOptions(quota=QuotaRules(tranche=1000)))
+    await limit(store, cost_per_month=1.0)
+    job = await make(store, job_of(token_price=0.0005))
+    epoch = await claim(store, job)
+    drawn = await store.quotas.draws.draw(draw_of(job, epoch, 100, price=0.001))
+    assert drawn.retry_after > 0
+    await check_windows(store)
 
 
 async def test_a_job_that_waits_is_not_claimed_and_counts_nowhere(store: Store) -> None:
