@@ -326,6 +326,13 @@ class MetaAgentServicer(meta_agent_pb2_grpc.MetaAgentServiceServicer):
         fold = await self._reader.read(event.job_id)
         if fold.ended:
             return
+        if not fold.created.draws_quota and await self._store.quotas.draws_tokens(self._tenant()):
+            # It does not draw: what it had when the limits came is all that they let it have.
+            raise PreconditionFailed(
+                "The job was accepted before its tenant's tokens or money were limited: it goes on "
+                "with the budget that it has. Submit another job for more.",
+                reason="OUTSIDE_QUOTA",
+            )
         granted = event.budget_granted
         check_money_grant(fold.max_cost, granted.cost)
         more = tokens_with_money(fold.created, granted, self._admission.routes, limit)

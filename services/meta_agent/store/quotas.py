@@ -15,6 +15,7 @@ from services.meta_agent.store.quota_limits import (
     WINDOWS,
     Limits,
     changed,
+    draws_tokens,
     to_json,
     to_message,
 )
@@ -70,6 +71,14 @@ class Quotas:
                 if name in limits:
                     quota.uses.append(await _use_of(connection, tenant, limits, use, name))
         return quota
+
+    async def draws_tokens(self, tenant: str) -> bool:
+        """Whether a tenant's jobs, from now on, may only spend what they have drawn.
+
+        Raises:
+            Unavailable: The database cannot be reached.
+        """
+        return draws_tokens(await self._locks.limits(tenant))
 
     async def tidy(self) -> None:
         """Sums up and deletes old buckets; changes no use.

@@ -6,7 +6,7 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 
-from hma.errors import InvalidRequest, PermissionDenied, QuotaExceeded
+from hma.errors import InvalidRequest, PermissionDenied, PreconditionFailed, QuotaExceeded
 from hma.rpc.status import from_rpc_error
 from hma.v1 import admin_pb2, job_pb2, meta_agent_pb2
 from services.meta_agent.access.caller import Caller, set_caller
@@ -88,3 +88,21 @@ async def test_only_operators_see_and_set_the_quota_of_others(fresh_edge: Edge) 
     assert (found.tenant, found.limits.concurrent_jobs) == ("other", 100)
     with pytest.raises(InvalidRequest):
         await get_quota(store, admin_pb2.GetQuotaRequest(tenant="no such\0name"), "acme")
+
+
+async def test_a_job_from_before_the_limits_cannot_be_topped_up_past_them(fresh_edge: Edge) -> None:
+    job_id = await fresh_edge.create()
+    grant = meta_agent_pb2.GrantBudgetRequest(job_id=job_id, tokens=900_000, request_id="a")
+    await limit(fresh_edge, tokens_per_hour=100)
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await fresh_edge.api.GrantBudget(grant, timeout=10)
+    error = from_rpc_error(refused.value)
+    assert isinstance(error, PreconditionFailed)
+    assert error.reason == "OUTSIDE_QUOTA"
+    await limit(fresh_edge, requests_per_hour=100)
+    await set_quota(
+        fresh_edge.store,
+        admin_pb2.SetQuotaRequest(tenant="default", update=["tokens_per_hour"]),
+    )
+    job = await fresh_edge.api.GrantBudget(grant, timeout=10)
+    assert job.budget.max_tokens > 900_000
