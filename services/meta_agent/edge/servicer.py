@@ -26,6 +26,7 @@ from services.meta_agent.edge.projection import project
 from services.meta_agent.edge.quota import get_quota
 from services.meta_agent.edge.reader import JobReader
 from services.meta_agent.edge.requests import Command, check_same, differing_jobs, event_id_of
+from services.meta_agent.edge.stalling import Stalling
 from services.meta_agent.edge.status import StatusBoard
 from services.meta_agent.edge.validation import Validator
 from services.meta_agent.edge.watch import Watches
@@ -163,10 +164,12 @@ class MetaAgentServicer(meta_agent_pb2_grpc.MetaAgentServiceServicer):
         """Streams a job's log, then what happens, until the job has ended."""
         self._validator.check_watch_job(request)
         await self._find(request.job_id)
+        stalling = Stalling(context, self._watches.stall)
         async for update in self._watches.follow(
             request.job_id, request.after_sequence, events_only=request.events_only
         ):
-            yield update
+            with stalling.sending():
+                yield update
 
     async def CancelJob(
         self, request: meta_agent_pb2.CancelJobRequest, context: Context

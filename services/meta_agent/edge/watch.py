@@ -55,10 +55,9 @@ class Watches:
             board: Where the snapshots are.
             relays: Has those of other replicas put there.
             most: Watchers at once.
-            stall: Seconds that a client may take for what it is sent; then its stream is
-                cancelled, or it would hold a place for as long as it is connected.
+            stall: Seconds that a client may take for what it is sent.
         """
-        self._stall = stall
+        self.stall = stall
         self._relays = relays
         self._most = most
         self._watchers = 0
@@ -101,9 +100,7 @@ class Watches:
             updates = self._follow(job_id, after, _Pace(wanted=not events_only))
             async with contextlib.aclosing(updates):
                 async for update in updates:
-                    # gRPC comes back for the next one when the client has room for it.
-                    with _taken_within(self._stall):
-                        yield update
+                    yield update
 
     @contextlib.contextmanager
     def _place(self) -> Iterator[None]:
@@ -203,18 +200,6 @@ class Watches:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-
-
-@contextlib.contextmanager
-def _taken_within(seconds: float) -> Iterator[None]:
-    """Cancels the current task when the body takes longer."""
-    task = asyncio.current_task()
-    assert task is not None  # noqa: S101 - a coroutine runs in a task
-    late = asyncio.get_running_loop().call_later(seconds, task.cancel, "the client does not read")
-    try:
-        yield
-    finally:
-        late.cancel()
 
 
 class _Pace:

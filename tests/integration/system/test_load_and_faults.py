@@ -41,7 +41,7 @@ def plan_of(count: int) -> task_pb2.Plan:
 def _slow_at_first(call: Call) -> Reply:
     """So slow at the first call of each task that all of them overlap."""
     first = call.headers["x-hma-call"].endswith("/1/1")
-    return say(" 1764\n", first_delay=3.0 if first else 0.1)
+    return say(" 1764\n", first_delay=6.0 if first else 0.1)
 
 
 @pytest.mark.parametrize(
