@@ -27,13 +27,14 @@ class _Connection:
         self.channel = channel
         self.calls = 0
         self.on_idle: Callable[[], None] | None = None
-        self._methods: dict[str, Any] = {}
+        self._methods: dict[tuple[Any, ...], Any] = {}
 
     def call(self, kind: str, how: tuple[Any, ...], *args: Any, **options: Any) -> Any:
         """Makes a call; `how` is the method with its serialisers."""
-        method = self._methods.get(how[0])
+        # By its serialisers, too: who only knocks at a method sends bytes.
+        method = self._methods.get((kind, *how))
         if method is None:
-            method = self._methods[how[0]] = getattr(self.channel, kind)(*how)
+            method = self._methods[kind, *how] = getattr(self.channel, kind)(*how)
         call = method(*args, **options)
         self.calls += 1
         call.add_done_callback(self._ended)

@@ -589,14 +589,15 @@ def test_every_refusal_is_in_the_trail(door: Door) -> None:
         while True:
             trail = list(operator.audit(tenant="*", refused=True, limit=1000))
             missing = expected - {entry.reason for entry in trail}
-            if not missing or time.monotonic() > end:
+            # Tests before this one have left some of these, too.
+            who = {entry.subject for entry in trail if entry.reason == "NOT_FOUND"}
+            if (not missing and f"key:{reader.key.key_id}" in who) or time.monotonic() > end:
                 break
             time.sleep(0.1)
         owners = list(operator.audit(tenant="owner"))
     assert missing == set()
     assert all(entry.address for entry in trail)
-    known = [entry for entry in trail if entry.reason in ("KEY_REVOKED", "NOT_FOUND")]
-    assert f"key:{reader.key.key_id}" in {entry.subject for entry in known}
+    assert f"key:{reader.key.key_id}" in who
     # Whose job it was hears nothing of who asked for it; the asker's trail names it.
     assert {(entry.method, entry.resource) for entry in owners} == {("CreateJob", job_id)}
     text = "".join(str(entry) for entry in [*trail, *owners])

@@ -62,6 +62,20 @@ async def test_services_that_have_business_are_served(tmp_path: Path) -> None:
     assert internal.served == 3
 
 
+async def test_who_knocks_at_a_method_with_bytes_does_not_change_it_for_stubs(
+    tmp_path: Path,
+) -> None:
+    internal = Internal()
+    async with (
+        serving_as(member("meta-agent", tmp_path), internal.register) as address,
+        open_channel(address, membership=member("worker", tmp_path)) as channel,
+    ):
+        knock = channel.unary_unary("/hma.v1.InternalService/ReportAttempt")
+        assert isinstance(await knock(REPORT.SerializeToString(), timeout=5), bytes)
+        assert await report(channel) is None
+    assert internal.served == 2
+
+
 async def test_a_genuine_service_without_business_is_denied(tmp_path: Path) -> None:
     internal = Internal()
     async with serving_as(member("meta-agent", tmp_path), internal.register) as address:
