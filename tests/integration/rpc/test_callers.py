@@ -70,7 +70,7 @@ async def test_who_knocks_at_a_method_with_bytes_does_not_change_it_for_stubs(
         serving_as(member("meta-agent", tmp_path), internal.register) as address,
         open_channel(address, membership=member("worker", tmp_path)) as channel,
     ):
-        knock = channel.unary_unary("/hma.v1.InternalService/ReportAttempt")
+        knock: Any = channel.unary_unary("/hma.v1.InternalService/ReportAttempt")
         assert isinstance(await knock(REPORT.SerializeToString(), timeout=5), bytes)
         assert await report(channel) is None
     assert internal.served == 2
