@@ -121,7 +121,8 @@ class AttemptStream(Generic[RequestT]):
         self._call: grpc.aio.StreamStreamCall[RequestT, Any] | None = None
         self._writer: asyncio.Task[None] | None = None
         self._acked = False
-        self._stalled = False
+        # Why this side gave the stream up; empty while it has not.
+        self._given_up = ""
         self._begun = asyncio.Event()
 
     def grant(self, grant: attempt_pb2.Grant) -> None:
@@ -172,9 +173,9 @@ class AttemptStream(Generic[RequestT]):
                 self.outcome = self._failed(error)
                 return
             except asyncio.CancelledError:
-                if not self._stalled or _is_cancelled():
+                if not self._given_up or _is_cancelled():
                     raise
-                self.outcome = self._lost("the service does not read what it is told")
+                self.outcome = self._lost(self._given_up)
                 return
             if response is grpc.aio.EOF:
                 self.outcome = self._lost("the service ended the stream without a result")
@@ -225,13 +226,17 @@ class AttemptStream(Generic[RequestT]):
         except (grpc.aio.AioRpcError, grpc.aio.UsageError, asyncio.InvalidStateError):
             # The RPC has ended; whoever reads learns how.
             return
+        except Exception:  # noqa: BLE001 - whoever reads would wait until the deadline
+            _log.exception("writing to a stream failed")
+            self._given_up = "the MetaAgent failed to write to it"
+            call.cancel()
 
     def _say(self, control: attempt_pb2.AttemptControl) -> None:
         call, _ = self._opened()
         try:
             self._queue.put_nowait(control)
         except asyncio.QueueFull:
-            self._stalled = True
+            self._given_up = "the service does not read what it is told"
             call.cancel()
 
     def _failed(self, error: grpc.aio.AioRpcError) -> Outcome:

@@ -52,6 +52,24 @@ async def _read_all(stream: AttemptStream[Any]) -> None:
         pass
 
 
+async def test_a_stream_that_cannot_be_written_to_is_lost_at_once() -> None:
+    async def work(_start: Any, attempt: Attempt) -> Result:
+        await attempt.stop.wait()
+        return Result(state=FAILED)
+
+    async with worker(work) as setup:
+        stream = execute_stream(setup.channel, start_of(), heartbeat=BEAT)
+
+        def broken(_control: attempt_pb2.AttemptControl) -> Any:
+            raise TypeError("planted")
+
+        stream._wrap = broken
+        async with asyncio.timeout(5), stream:
+            await _read_all(stream)
+    assert isinstance(stream.outcome, Lost)
+    assert "failed to write" in stream.outcome.message
+
+
 async def test_a_covered_intent_is_granted_without_an_answer() -> None:
     async def work(start: Any, attempt: Attempt) -> Result:
         grant = await attempt.ask(intent(prompt=100, most=50))
