@@ -1,4 +1,4 @@
-"""What clients see of a job: the fold as a `Job`."""
+"""What clients see of a job: the fold as a `Job`, or in lists its row."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from services.meta_agent.deciding.receipt import ledger_of
 from services.meta_agent.deciding.rules import Rules
 from services.meta_agent.job.state import JobFold, TaskFold
 from services.meta_agent.job.times import timestamp
+from services.meta_agent.store.jobs import JobRow
 
 
 def project(fold: JobFold, rules: Rules, tenant: str = "") -> job_pb2.Job:
@@ -93,3 +94,27 @@ def _state(fold: JobFold, task: TaskFold, ready: set[str]) -> job_pb2.TaskState.
     if fold.open_attempt(task.uid) is not None:
         return job_pb2.TASK_STATE_RUNNING
     return job_pb2.TASK_STATE_WAITING
+
+
+def listed(row: JobRow) -> job_pb2.Job:
+    """A job as `ListJobs` shows it: what its row knows."""
+    job = job_pb2.Job(
+        job_id=row.job_id,
+        tenant=row.tenant,
+        state=row.state,
+        state_reason=row.state_reason,
+        task_description=row.title,
+        last_sequence=row.version,
+    )
+    job.budget.max_tokens = row.budget_tokens
+    job.ledger.budget_tokens = row.budget_tokens
+    job.ledger.spent_tokens = row.spent_tokens
+    for field, moment in (
+        ("create_time", row.create_time),
+        ("start_time", row.start_time),
+        ("end_time", row.end_time),
+        ("deadline_time", row.deadline),
+    ):
+        if moment is not None:
+            getattr(job, field).FromDatetime(moment)
+    return job

@@ -22,7 +22,7 @@ from services.meta_agent.edge.explaining.story import Story
 from services.meta_agent.edge.explanation import explanation_of
 from services.meta_agent.edge.limits import DEFAULT_PAGE_SIZE, DEFAULT_USAGE_PAGE_SIZE
 from services.meta_agent.edge.money import check_money_grant, tokens_with_money
-from services.meta_agent.edge.projection import project
+from services.meta_agent.edge.projection import listed, project
 from services.meta_agent.edge.quota import get_quota
 from services.meta_agent.edge.reader import JobReader
 from services.meta_agent.edge.requests import Command, check_same, differing_jobs, event_id_of
@@ -155,7 +155,7 @@ class MetaAgentServicer(meta_agent_pb2_grpc.MetaAgentServiceServicer):
             token=request.page_token,
         )
         return meta_agent_pb2.ListJobsResponse(
-            jobs=[_listed(row) for row in page.jobs], next_page_token=page.next_token
+            jobs=[listed(row) for row in page.jobs], next_page_token=page.next_token
         )
 
     async def WatchJob(
@@ -376,27 +376,3 @@ def _moment(microseconds: int) -> datetime:
 
 def _asked(time: Timestamp) -> datetime:
     return time.ToDatetime(tzinfo=UTC)
-
-
-def _listed(row: JobRow) -> job_pb2.Job:
-    """A job of a list: what its row knows."""
-    job = job_pb2.Job(
-        job_id=row.job_id,
-        tenant=row.tenant,
-        state=row.state,
-        state_reason=row.state_reason,
-        task_description=row.title,
-        last_sequence=row.version,
-    )
-    job.budget.max_tokens = row.budget_tokens
-    job.ledger.budget_tokens = row.budget_tokens
-    job.ledger.spent_tokens = row.spent_tokens
-    for field, moment in (
-        ("create_time", row.create_time),
-        ("start_time", row.start_time),
-        ("end_time", row.end_time),
-        ("deadline_time", row.deadline),
-    ):
-        if moment is not None:
-            getattr(job, field).FromDatetime(moment)
-    return job
