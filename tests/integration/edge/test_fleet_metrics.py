@@ -4,9 +4,9 @@ import asyncio
 import contextlib
 import urllib.request
 
-from hma.telemetry.metrics import MetricsServer
 import pytest
 
+from hma.telemetry.metrics import MetricsServer
 from hma.v1 import attempt_pb2, common_pb2, job_pb2, task_pb2
 from services.meta_agent.job.apply import apply
 from services.meta_agent.job.state import JobFold
