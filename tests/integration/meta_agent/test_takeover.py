@@ -108,7 +108,7 @@ async def test_an_accepted_job_goes_on_however_many_of_its_drivers_die(
         for number in range(1, deaths + 1):
             async with open_replica(postgres_url, channel, rules=rules) as replica:
                 job_id = job_id or await replica.create(created)
-                await replica.until(job_id, lambda fold, n=number: ("1.1", n) in fold.attempts)
+                await replica.until(job_id, lambda fold, n=number: ("1.1", n) in fold.attempts)  # type: ignore[misc]
         async with open_replica(postgres_url, channel, rules=rules) as heir:
             fold = await heir.ended(job_id)
             row = await heir.store.jobs.get(job_id)
