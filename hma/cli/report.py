@@ -134,6 +134,9 @@ def failures(job: job_pb2.Job) -> list[RenderableType]:
         lines.append(line)
     if found.lost_attempts:
         lines.append(Text(f"{count(found.lost_attempts, 'attempt')} lost with a service or driver"))
+    if found.handed_over_attempts:
+        ended = count(found.handed_over_attempts, "attempt")
+        lines.append(Text(f"{ended} cost no try: a service was stopped, or a driver was gone"))
     if found.takeovers:
         lines.append(Text(f"taken over by another replica {count(found.takeovers, 'time')}"))
     return lines

@@ -486,12 +486,17 @@ class FailureReport(_message.Message):
     LOST_ATTEMPTS_FIELD_NUMBER: _builtins.int
     TAKEOVERS_FIELD_NUMBER: _builtins.int
     TOKENS_LOST_FIELD_NUMBER: _builtins.int
+    HANDED_OVER_ATTEMPTS_FIELD_NUMBER: _builtins.int
     lost_attempts: _builtins.int
     """Attempts whose service or driver was lost."""
     takeovers: _builtins.int
     """Times that another replica took the job over."""
     tokens_lost: _builtins.int
     """Tokens that failures cost in all, unknown ones included."""
+    handed_over_attempts: _builtins.int
+    """Of all that are counted: attempts that ended because their service was stopped or
+    their driver was gone. Their tasks have lost no try, and their routes no trust.
+    """
     @_builtins.property
     def counts(self) -> _containers.RepeatedCompositeFieldContainer[Global___FailureCount]:
         """By class, the most frequent first."""
@@ -503,10 +508,11 @@ class FailureReport(_message.Message):
         lost_attempts: _builtins.int = ...,
         takeovers: _builtins.int = ...,
         tokens_lost: _builtins.int = ...,
+        handed_over_attempts: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "lost_attempts", b"lost_attempts", "takeovers", b"takeovers", "tokens_lost", b"tokens_lost"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "handed_over_attempts", b"handed_over_attempts", "lost_attempts", b"lost_attempts", "takeovers", b"takeovers", "tokens_lost", b"tokens_lost"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -141,9 +141,7 @@ def _start(turn: Turn, task: TaskFold, purse: Purse, away: set[str]) -> Unpaid |
         if hopeless or _serves_what_waits(turn.fold, task):
             return Unpaid(task, limit, waits)
     failed = shunned(turn.fold.created.policy, attempts)
-    name, reason = choose_route(
-        task.task, turn.fold, turn.rules, turn.observed.routes, limit, failed
-    )
+    name, reason = choose_route(task.task, turn.fold, turn.rules, turn.routes, limit, failed)
     if not turn.route_state(name).ready:
         away.add(name)
         return None  # the driver decides again when a route's state changes

@@ -114,8 +114,8 @@ def _shuns(policy: job_pb2.JobPolicy, attempt: AttemptFold) -> bool:
         return False
     if attempt.stop is not None:
         return True
-    # One that was lost, or that its service gave up as it had to end, died of its service
-    # or its driver: the route may be the best there is.
+    # One that was lost, or that its service gave up as it had to end, died of its service:
+    # the route may be the best there is.
     transient = class_of(attempt) == common_pb2.FAILURE_CLASS_TRANSIENT
     if transient and not attempt.failed_calls:
         return False
@@ -152,12 +152,10 @@ def stops_the_job(fold: JobFold) -> common_pb2.Failure | None:
 
 def _has_failed(attempt: AttemptFold) -> bool:
     """Whether it is over for a reason of its own, and says which."""
-    if attempt.stop is not None:
+    if attempt.stop is not None or attempt.handed_over:
         return False  # nor when it was lost after that
     if attempt.status is AttemptStatus.LOST:
         return True
     if attempt.result is None or attempt.refused:
-        return False
-    if attempt.handed_over:
         return False
     return attempt.result.HasField("failure")

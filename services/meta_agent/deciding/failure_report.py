@@ -25,12 +25,13 @@ def failure_report(fold: JobFold) -> job_pb2.FailureReport | None:
     that succeeded recovered it.
     """
     counts: dict[FailureClass.ValueType, job_pb2.FailureCount] = {}
-    lost = 0
+    lost = handed_over = 0
     for attempt in fold.attempts.values():
         if not has_failed(attempt):
             continue
         failed = class_of(attempt)
         lost += attempt.status is AttemptStatus.LOST
+        handed_over += attempt.handed_over
         count = counts.setdefault(failed, job_pb2.FailureCount(failure_class=failed))
         _add(count, fold, attempt)
     if not counts and not fold.takeovers:
@@ -39,6 +40,7 @@ def failure_report(fold: JobFold) -> job_pb2.FailureReport | None:
     return job_pb2.FailureReport(
         counts=ordered,
         lost_attempts=lost,
+        handed_over_attempts=handed_over,
         takeovers=fold.takeovers,
         tokens_lost=sum(count.tokens_lost for count in ordered),
     )

@@ -85,8 +85,8 @@ def grant_deferred(turn: Turn) -> None:
         return
     for attempt in list(turn.fold.open_attempts()):
         intent = attempt.deferred
-        if intent is None or attempt.stop is not None:
-            continue  # who was told to stop waits no longer
+        if intent is None or attempt.stop is not None or attempt.epoch != turn.fold.epoch:
+            continue  # who was told to stop waits no longer, nor who has lost its driver
         granted = answer_intent(turn, attempt, intent)
         if within_drawn(turn, attempt, granted):
             turn.emit(call_granted=granted)

@@ -42,6 +42,8 @@ def interrupt_work(turn: Turn) -> None:
         task = turn.fold.tasks.get(attempt.uid)
         if task is None or attempt.stop is not None or attempt.deferred is not None:
             continue
+        if attempt.epoch != turn.fold.epoch:
+            continue  # it died with its driver: it is no slower, and fails no more
         if attempt.failed_calls >= FAILED_CALLS:
             turn.stop_attempt(
                 attempt,
@@ -52,7 +54,7 @@ def interrupt_work(turn: Turn) -> None:
         elif turn.now - attempt.start < turn.rules.straggler_least:
             turn.wake(attempt.start + turn.rules.straggler_least)
         else:
-            paces = _paces(turn.fold) if paces is None else paces
+            paces = paces_of(turn.fold) if paces is None else paces
             _end_straggler(turn, attempt, task, paces)
 
 
@@ -204,12 +206,14 @@ def _elsewhere(task: TaskFold, answerers: Iterable[TaskFold]) -> bool:
     return any(other.uid != task.uid and other.generation >= task.generation for other in answerers)
 
 
-def _paces(fold: JobFold) -> Paces:
+def paces_of(fold: JobFold) -> Paces:
     """Seconds per call of the job's attempts that came to an end by themselves."""
     paces: Paces = defaultdict(list)
     for attempt in fold.attempts.values():
         task = fold.tasks.get(attempt.uid)
         if task is None or attempt.open or attempt.stop is not None or not attempt.settled:
+            continue
+        if attempt.result is None or attempt.handed_over:
             continue
         seconds = (attempt.end - attempt.start) / len(attempt.settled)
         paces[attempt.route, task.task.kind].append(seconds)

@@ -6,6 +6,8 @@ from services.meta_agent.deciding.deadlines import stop_grace
 from services.meta_agent.deciding.turn import Turn
 from services.meta_agent.job.state import AttemptFold
 
+_ORPHANED = "its driver was lost"
+
 
 def write_off(turn: Turn) -> None:
     """Loses attempts whose last moment to report has passed.
@@ -24,12 +26,14 @@ def write_off(turn: Turn) -> None:
 
 def _last_moment(turn: Turn, attempt: AttemptFold) -> tuple[float, str]:
     rules = turn.rules
-    moments = [(attempt.deadline + 2 * rules.stop_grace, "did not end in its time")]
+    orphan = attempt.epoch != turn.fold.epoch
+    words = _ORPHANED if orphan else "did not end in its time"
+    moments = [(attempt.deadline + 2 * rules.stop_grace, words)]
     if attempt.stop is not None:
         grace = stop_grace(turn.fold, rules, attempt.stop_time)
         moments.append((attempt.stop_time + grace, "did not end after it was stopped"))
-    if attempt.epoch != turn.fold.epoch:
-        moments.append((turn.fold.claimed + rules.report_grace, "its driver was lost"))
+    if orphan:
+        moments.append((turn.fold.claimed + rules.report_grace, _ORPHANED))
     broken = turn.observed.broken.get(attempt.key)
     if broken is not None:
         moments.append((broken.since + rules.report_grace, broken.reason))

@@ -71,11 +71,13 @@ class RouteState:
     Attributes:
         detail: Why not, or why only for few attempts, in words for users.
         slots: How many more Worker attempts may be started on it.
+        trial: It has failed and may be tried: by one attempt, of any role, that may call it.
     """
 
     ready: bool
     detail: str = ""
     slots: int = 1_000_000
+    trial: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hma.llm.routes import Route
 from hma.v1 import attempt_pb2, common_pb2, job_pb2, task_pb2
 from services.meta_agent.deciding.admitting import admit_task, unclaimed_items
 from services.meta_agent.deciding.budget import plan_limit, purse_of
@@ -45,7 +46,7 @@ def advance_plan(turn: Turn) -> None:
 
 def _begin(turn: Turn) -> bool:
     """Decides the shape, once the model server is there."""
-    route = planning_route(turn.fold, turn.rules, turn.observed.routes)
+    route = planning_route(turn.fold, turn.rules, turn.routes)
     state = turn.route_state(route.name)
     if not state.ready:
         turn.change_state(job_pb2.JOB_STATE_QUEUED, state.detail or f"route {route.name} is away")
@@ -66,9 +67,10 @@ def _ask_analyst(turn: Turn) -> None:
     if attempts and attempts[-1].open:
         return
     if not attempts:
-        if turn.fold.state != job_pb2.JOB_STATE_PLANNING or not is_waiting(turn.fold):
-            turn.change_state(job_pb2.JOB_STATE_PLANNING, "the Analyst plans")
-        _start(turn)
+        if not _lacks_route(turn):
+            if turn.fold.state != job_pb2.JOB_STATE_PLANNING or not is_waiting(turn.fold):
+                turn.change_state(job_pb2.JOB_STATE_PLANNING, "the Analyst plans")
+            _start(turn)
         return
     last = attempts[-1]
     if last.result is not None and last.result.HasField("plan"):
@@ -85,17 +87,43 @@ def _ask_analyst(turn: Turn) -> None:
     patient = not is_full(last) or turn.now < _half_time(turn, attempts[0].start)
     if len(tries) < PLAN_TRIES and len(asked) < 4 * PLAN_TRIES and patient:
         when = next_try(turn.rules, attempts)
-        if turn.now >= when:
-            _start(turn)
-        else:
+        if turn.now < when:
             turn.wake(when)
+        elif not _lacks_route(turn):
+            _start(turn)
         return
     _plan_without_analyst(turn, f"the Analyst failed: {_why(last)}")
 
 
+def _lacks_route(turn: Turn) -> bool:
+    """Whether planning cannot go on for want of a route: it waits, or is done without one.
+
+    It was there when the shape was decided; in the half of the job's time that planning may
+    take, it may come back. A plan by code needs none.
+    """
+    route = planning_route(turn.fold, turn.rules, turn.routes)
+    state = turn.route_state(route.name)
+    if state.ready or not _limit(turn, route):
+        return False
+    end = _half_time(turn, turn.fold.start_time)
+    if turn.now >= end:
+        _plan_without_analyst(turn, f"route {route.name} could not be used: {state.detail}")
+        return True
+    turn.wake(end)  # and the driver decides again when a route's state changes
+    if not turn.fold.tasks:
+        words = f"planning waits for route {route.name}: {state.detail}"
+        turn.change_state(job_pb2.JOB_STATE_PLANNING, words)
+    return True
+
+
+def _limit(turn: Turn, route: Route) -> int:
+    """Most tokens that planning on a route may cost; 0 where code plans."""
+    return plan_limit(turn.fold, turn.rules) if route.profile.can_plan else 0
+
+
 def _start(turn: Turn) -> None:
-    route = planning_route(turn.fold, turn.rules, turn.observed.routes)
-    tokens = plan_limit(turn.fold, turn.rules) if route.profile.can_plan else 0
+    route = planning_route(turn.fold, turn.rules, turn.routes)
+    tokens = _limit(turn, route)
     reserved = purse_of(turn.fold, turn.rules).reserved_money
     tokens = within_money(tokens, turn.fold, turn.rules, route.name, reserved=reserved)
     if tokens and turn.fold.drawn is not None:

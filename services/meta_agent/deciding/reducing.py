@@ -68,7 +68,7 @@ def advance_reduce(turn: Turn) -> None:
 
 
 def _route(turn: Turn) -> str:
-    return reducing_route(turn.fold, turn.rules, turn.observed.routes).name
+    return reducing_route(turn.fold, turn.rules, turn.routes).name
 
 
 def _lacking_route(turn: Turn) -> str:

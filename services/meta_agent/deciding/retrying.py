@@ -60,8 +60,10 @@ def waited_for_quota(attempt: AttemptFold) -> bool:
 def counted(attempts: Sequence[AttemptFold], policy: job_pb2.JobPolicy) -> list[AttemptFold]:
     """The tries that count: being told that there is no place is not one.
 
-    Nor is one whose service or driver was stopped, and which said so: rolling restarts must
-    not use up a task's tries. One that was lost without a word counts: it may be the cause.
+    Nor is one whose service or driver was stopped, and which said so, or that was lost with
+    its driver: neither rolling restarts nor the deaths of drivers may use up a task's tries.
+    A job that is what its drivers die of is slowed and ended elsewhere (`driving.poison`).
+    One that was lost without a word while its driver lived counts: it may be the cause.
     """
     return [a for a in attempts if not is_free(a, policy) and not a.handed_over]
 

@@ -91,7 +91,8 @@ def _stop_needless(turn: Turn) -> None:
 
 def _stop_late_attempts(turn: Turn) -> None:
     for attempt in list(turn.fold.open_attempts()):
-        if attempt.stop is None:
+        # One of an earlier driver hears nothing any more; nor has it used up its time.
+        if attempt.stop is None and attempt.epoch == turn.fold.epoch:
             _stop_at(turn, attempt, attempt.deadline, "its time is up")
 
 

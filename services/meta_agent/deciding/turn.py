@@ -11,7 +11,7 @@ from services.meta_agent.deciding.observed import Observations, RouteState
 from services.meta_agent.deciding.rules import Rules
 from services.meta_agent.deciding.valuing import realised_gain
 from services.meta_agent.job.apply import apply
-from services.meta_agent.job.state import AttemptFold, JobFold, TaskFold
+from services.meta_agent.job.state import AttemptFold, AttemptKey, JobFold, TaskFold
 from services.meta_agent.job.times import timestamp
 
 
@@ -30,6 +30,8 @@ class Turn:
         quota_least: Tokens that must be drawn so that what waits first can go on; 0 while
             nothing waits.
         quota_tokens: What all that waits could use.
+        routes: By name: whether each can be called now, as far as it was observed; one that
+            is tried by what was decided in this turn takes no more.
     """
 
     def __init__(self, fold: JobFold, observed: Observations, now: float, rules: Rules) -> None:
@@ -44,6 +46,7 @@ class Turn:
         self.quota_least = 0
         self.quota_tokens = 0
         self._before = open_workers(fold)
+        self.routes = dict(observed.routes)
 
     @property
     def places(self) -> int:
@@ -88,7 +91,7 @@ class Turn:
 
     def route_state(self, name: str) -> RouteState:
         """Whether a route can be called now."""
-        return self.observed.routes.get(name, RouteState(ready=True))
+        return self.routes.get(name, RouteState(ready=True))
 
     # What several rules decide in the same words.
 
@@ -124,6 +127,9 @@ class Turn:
                 route_reason=route_reason,
             )
         )
+        state = self.route_state(route)
+        if tokens > 0 and state.trial:
+            self.routes[route] = RouteState(False, state.detail, 0)
         self.wake(deadline)
 
     def stop_attempt(
@@ -187,6 +193,15 @@ class Turn:
 def open_workers(fold: JobFold) -> Counter[str]:
     """Worker attempts that are open, by route."""
     return Counter(a.route for a in fold.open_attempts() if a.role == common_pb2.ROLE_WORKER)
+
+
+def callers(fold: JobFold) -> dict[AttemptKey, str]:
+    """Open attempts of the present driver that may call a model, and the route of each.
+
+    Without tokens, an Analyst plans and a Reducer merges by code.
+    """
+    mine = (a for a in fold.open_attempts() if a.epoch == fold.epoch)
+    return {a.key: a.route for a in mine if a.grant.tokens > 0}
 
 
 def failure(

@@ -92,10 +92,6 @@ class Capacity:
         """Jobs that wait for a place."""
         return len(self._waiting)
 
-    def held_by(self, job_id: str) -> int:
-        """Places that a job holds."""
-        return self._held.get(job_id, 0)
-
     def introduce(self, job_id: str, who: Claimant) -> None:
         """Says whose a job is; until then it is nobody's, with the usual weight."""
         self._known[job_id] = who

@@ -243,7 +243,7 @@ class JobDriver:
         no_place = free + before.total() - after.total() <= 0
         waits = no_place and not decision.fold.ended and bool(ready_tasks(decision.fold))
         around.capacity.hold(job_id, after.total(), self._news.set if waits else None)
-        around.routes.hold(job_id, after, decision.crowded, self._news.set)
+        around.routes.hold(job_id, self._fold, decision.fold, decision.crowded, self._news.set)
 
     async def _commit(
         self, events: tuple[job_pb2.JobEvent, ...], after: JobFold, *, seals: bool

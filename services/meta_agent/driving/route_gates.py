@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from hma.v1 import attempt_pb2, common_pb2, job_pb2
 from services.meta_agent.deciding.failing import ROUTES_FAULT
 from services.meta_agent.deciding.observed import RouteState
+from services.meta_agent.deciding.turn import callers, open_workers
 from services.meta_agent.driving.breaker import Breaker, BreakerRules, State
 from services.meta_agent.driving.capacity import Capacity, Claimant
-from services.meta_agent.job.state import AttemptFold, JobFold
+from services.meta_agent.job.state import AttemptFold, AttemptKey, JobFold
 
 EASED = 1.0
 """Seconds between two decreases: refusals of one burst are one sign."""
@@ -54,13 +55,28 @@ class GateRules:
     replica: str = ""
 
 
+@dataclass(slots=True)
+class _Probe:
+    """The attempt that tries a route.
+
+    Attributes:
+        job_id: Whose.
+        key: Which.
+        begun: Whether the log has it: until then, its job may decide otherwise.
+    """
+
+    job_id: str
+    key: AttemptKey
+    begun: bool = False
+
+
 class _Gate:
     """One route."""
 
     def __init__(self, rules: GateRules) -> None:
         self.breaker = Breaker()
         self.places = Capacity(rules.most)
-        self.probing = ""
+        self.probe: _Probe | None = None
         self.eased = float("-inf")
 
 
@@ -110,15 +126,17 @@ class RouteGates:
     def hold(
         self,
         job_id: str,
-        attempts: Mapping[str, int],
+        fold: JobFold,
+        decided: JobFold,
         crowded: frozenset[str] = frozenset(),
         wake: Callable[[], None] | None = None,
     ) -> bool:
-        """Says what a job has open on each route now, without an await since `states`.
+        """Says what a job is about to have open on each route, without an await since `states`.
 
         Args:
             job_id: The job.
-            attempts: Worker attempts, by route.
+            fold: What its log says.
+            decided: The same with what was decided.
             crowded: Routes on which it could use more.
             wake: Called when it may open more there.
 
@@ -126,26 +144,49 @@ class RouteGates:
             Whether another job may now try a route that was being tried.
         """
         now, freed = self._clock(), False
+        workers, calling = open_workers(decided), callers(decided)
+        begun = {key: route for key, route in calling.items() if key not in fold.attempts}
         for name, gate in self._gates.items():
-            count, before = attempts.get(name, 0), gate.places.held_by(job_id)
-            if count > before and gate.breaker.state(now) is State.HALF_OPEN:
-                gate.probing = job_id
-            elif count < before and gate.probing == job_id:
-                gate.probing, freed = "", True  # it ended, or was lost without a word
-            gate.places.hold(job_id, count, wake if name in crowded else None)
+            probe = gate.probe
+            # One that the log has is over when the log says so: not before others can see
+            # what it has shown.
+            if probe and probe.job_id == job_id and not probe.begun and probe.key not in calling:
+                gate.probe, freed = None, True
+            if gate.probe is None and gate.breaker.state(now) is State.HALF_OPEN:
+                tries = next((key for key, route in begun.items() if route == name), None)
+                gate.probe = _Probe(job_id, tries) if tries is not None else None
+            gate.places.hold(job_id, workers[name], wake if name in crowded else None)
         return freed
 
     def leave(self, job_id: str) -> bool:
         """A job is no longer driven here; whether others may now try a route, as in `hold`."""
         freed = False
         for gate in self._gates.values():
-            if gate.probing == job_id:
-                gate.probing, freed = "", True
+            if gate.probe is not None and gate.probe.job_id == job_id:
+                gate.probe, freed = None, True
             gate.places.leave(job_id)
         return freed
 
     def observe(self, event: job_pb2.JobEvent, fold: JobFold) -> bool:
-        """Learns from a committed event; whether a breaker has changed its state."""
+        """Learns from a committed event; whether others may now do what they could not."""
+        changed = self._learn(event, fold)
+        return self._follow_probes(fold) or changed
+
+    def _follow_probes(self, fold: JobFold) -> bool:
+        """Whether an attempt that tried a route is over, well or not or without a word."""
+        freed = False
+        for gate in self._gates.values():
+            probe = gate.probe
+            if probe is None or probe.job_id != fold.job_id:
+                continue
+            attempt = fold.attempts.get(probe.key)
+            probe.begun = attempt is not None
+            if attempt is not None and not attempt.open:
+                gate.probe, freed = None, True
+        return freed
+
+    def _learn(self, event: job_pb2.JobEvent, fold: JobFold) -> bool:
+        """Learns from how calls and attempts end; whether a breaker has changed its state."""
         kind = event.WhichOneof("payload")
         if kind not in ("attempt_finished", "call_settled"):
             return False
@@ -164,8 +205,8 @@ class RouteGates:
         after = gate.breaker.state(now)
         if before is State.HALF_OPEN and after is State.CLOSED:
             gate.places.lower(AFTER_CLOSING, steady=self._rules.most)
-        if after is not before:
-            gate.probing = ""
+        if after is State.CLOSED:
+            gate.probe = None
         return after is not before
 
     def queue_seen(self, name: str, waiting: int | None) -> None:
@@ -210,9 +251,14 @@ class RouteGates:
             places = gate.places.free_for(job_id) if job_id else gate.places.free
             return RouteState(True, detail, places)
         words = f"its attempts failed again and again: {gate.breaker.words}"
-        if state is State.HALF_OPEN and not gate.probing:
-            return RouteState(True, words, 1)
+        if state is State.HALF_OPEN and _is_free(gate.probe, job_id):
+            return RouteState(True, words, 1, trial=True)
         return RouteState(False, words, 0)
+
+
+def _is_free(probe: _Probe | None, job_id: str) -> bool:
+    """Whether a job may try a route: nobody does, or it has decided to and decides again."""
+    return probe is None or (probe.job_id == job_id and not probe.begun)
 
 
 def _by_the_route(attempt: AttemptFold, result: attempt_pb2.AttemptResult) -> bool:

@@ -95,12 +95,13 @@ class RouteWatch:
     def hold(
         self,
         job_id: str,
-        attempts: Mapping[str, int],
+        fold: JobFold,
+        decided: JobFold,
         crowded: frozenset[str],
         wake: Callable[[], None],
     ) -> None:
-        """Says what a job has open on each route; see `RouteGates.hold`."""
-        if self._gates.hold(job_id, attempts, crowded, wake):
+        """Says what a job is about to have open on each route; see `RouteGates.hold`."""
+        if self._gates.hold(job_id, fold, decided, crowded, wake):
             self._tell()
 
     def leave(self, job_id: str) -> None:
@@ -110,8 +111,8 @@ class RouteWatch:
 
     def observe(self, event: job_pb2.JobEvent, fold: JobFold) -> None:
         """Learns from a committed event of any job that is driven here."""
-        if self._gates.observe(event, fold):
-            self._compare()
+        if self._gates.observe(event, fold) and not self._compare():
+            self._tell()
 
     def listen(self, key: object, wake: Callable[[], None]) -> None:
         """Calls `wake` whenever a state changes."""

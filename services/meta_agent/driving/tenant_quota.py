@@ -144,10 +144,10 @@ class TenantQuota:
 
 
 def _raise_if_unknown(error: Unavailable) -> None:
-    """A statement that was busy had no effect; one whose connection broke may have one yet.
+    """Of a busy or failing database nothing is changed; a broken connection may do so yet.
 
     Given back by it, tokens or places may be another job's: to go on with them would be
     to use them twice.
     """
-    if error.reason not in ("DATABASE_BUSY", "QUOTA_BUSY"):
+    if error.reason not in ("DATABASE_BUSY", "DATABASE_FAILING", "QUOTA_BUSY"):
         raise error

@@ -256,6 +256,7 @@ def _attempt_lost(fold: JobFold, event: job_pb2.JobEvent) -> JobFold:
         status=AttemptStatus.LOST,
         unknown=lost.unknown_tokens,
         lost_reason=lost.reason,
+        orphaned=event.epoch > attempt.epoch,
         end=seconds(event.time),
     )
     rows = fold.rows

@@ -76,6 +76,7 @@ class AttemptFold:
         deferred: The call that waits for its tenant's quota; as long as it does, nothing
             of the grant is spent. None when none does, or once it was answered.
         result: What it ended with, if it said so.
+        orphaned: Lost with its driver: a later one gave it up, before anything was heard.
     """
 
     uid: str
@@ -102,6 +103,7 @@ class AttemptFold:
     prompt_tokens: int = 0
     cause: job_pb2.InterruptCause.ValueType = job_pb2.INTERRUPT_CAUSE_UNSPECIFIED
     deferred: attempt_pb2.CallIntent | None = None
+    orphaned: bool = False
 
     @property
     def key(self) -> AttemptKey:
@@ -135,8 +137,13 @@ class AttemptFold:
 
     @property
     def handed_over(self) -> bool:
-        """Whether it ended because its service or driver was stopped: nobody's failure."""
-        return self.result is not None and self.result.handed_over and self.stop is None
+        """Whether it ended because its service was stopped or its driver gone: no failure.
+
+        What it reports after that says whether there was one.
+        """
+        if self.stop is not None:
+            return False
+        return self.orphaned if self.result is None else self.result.handed_over
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from prometheus_client.metrics_core import (
 
 from hma.errors import Unavailable
 from hma.v1 import attempt_pb2, common_pb2, job_pb2
-from services.meta_agent.job.state import AttemptKey, JobFold
+from services.meta_agent.job.state import AttemptFold, AttemptKey, JobFold
 from services.meta_agent.store.fleet import Counters, FleetMetrics, Labels
 from services.meta_agent.store.jobs import Jobs
 
@@ -66,8 +66,7 @@ class FleetCounters:
             case "attempt_reported":
                 self._count_error(event.attempt_reported, fold)
             case "attempt_lost":
-                attempt = fold.attempts.get(_key(event.attempt_lost))
-                if attempt is not None and attempt.role == common_pb2.ROLE_WORKER:
+                if _failing(fold.attempts.get(_key(event.attempt_lost))):
                     self.add(_ERRORS, 1, {"class": "TRANSIENT", **_whose(fold)})
             case "task_settled":
                 self._count_duration(event, fold)
@@ -102,8 +101,7 @@ class FleetCounters:
     def _count_error(
         self, ended: job_pb2.AttemptFinished | job_pb2.AttemptReported, fold: JobFold
     ) -> None:
-        attempt = fold.attempts.get(_key(ended))
-        if attempt is None or attempt.role != common_pb2.ROLE_WORKER:
+        if not _failing(fold.attempts.get(_key(ended))):
             return
         if ended.result.HasField("failure"):
             kind = ended.result.failure.failure_class or common_pb2.FAILURE_CLASS_INTERNAL
@@ -125,6 +123,13 @@ class FleetCounters:
     def add(self, name: str, value: float, labels: Mapping[str, str]) -> None:
         """Adds to a counter."""
         self._counts[name, tuple(sorted(labels.items()))] += value
+
+
+def _failing(attempt: AttemptFold | None) -> bool:
+    """Whether it is a Worker's, and its end no other process's."""
+    if attempt is None or attempt.role != common_pb2.ROLE_WORKER:
+        return False
+    return not attempt.handed_over
 
 
 def _whose(fold: JobFold) -> dict[str, str]:

@@ -10,6 +10,8 @@ What can go wrong with a batch, and who pays for it:
 - a job is fenced or sealed: its append alone is told so;
 - a lock was not to be had, or one append is refused: the batch had no effect, and its
   appends are written one by one;
+- the database has trouble of its own, such as a full disk: no append is at fault, and
+  each comes again after a pause, for as long as a database that is away is waited for;
 - a defect strikes: as a refusal, and the appender lives on;
 - the connection broke: the log is asked which appends it has, the others are written
   again. The event ids make sure that nothing is written twice.
@@ -18,7 +20,9 @@ What can go wrong with a batch, and who pays for it:
 from __future__ import annotations
 
 import asyncio
+import bisect
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -29,10 +33,22 @@ import asyncpg
 
 from hma.errors import HmaError, Unavailable
 from services.meta_agent.store.append import Append, Outcome, find_written, write_batch
-from services.meta_agent.store.database import BUSY, FAILED, Database, connect, is_away
+from services.meta_agent.store.database import (
+    BUSY,
+    FAILED,
+    Database,
+    connect,
+    is_away,
+    is_failing,
+)
 from services.meta_agent.store.notify import Notifications
 
 _log = logging.getLogger(__name__)
+
+_FIRST_PAUSE = 0.05
+"""Seconds before another try; twice as long each next time."""
+
+_LONGEST_PAUSE = 1.0
 
 # A batch takes milliseconds; every driver of the replica waits for it.
 _STATEMENT_TIMEOUT = 4.0
@@ -47,7 +63,7 @@ class AppenderLimits:
         batch: Appends in one statement.
         batch_bytes: Event bytes in one statement, the last append aside.
         busy_tries: Tries of an append whose job's row is locked, 500 ms each.
-        away: Seconds for which a database that is away is waited for.
+        away: Seconds for which a database that is away, or fails, is waited for.
     """
 
     queue: int = 1024
@@ -58,15 +74,26 @@ class AppenderLimits:
 
 
 class _Waiting:
-    """An append and whoever waits for it."""
+    """An append and whoever waits for it; by the clock `time.monotonic`."""
 
-    __slots__ = ("append", "done", "size", "tries")
+    __slots__ = ("append", "done", "due", "give_up", "pause", "size", "tries")
 
     def __init__(self, append: Append) -> None:
         self.append = append
         self.done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self.size = sum(event.ByteSize() for event in append.events)
         self.tries = 0
+        self.due = 0.0
+        self.give_up = math.inf
+        self.pause = _FIRST_PAUSE
+
+    def rest(self, most: float) -> bool:
+        """Puts the next try off for a while; False when that has gone on for `most` seconds."""
+        now = time.monotonic()
+        self.give_up = min(self.give_up, now + most)
+        self.due = now + self.pause
+        self.pause = min(self.pause * 2, _LONGEST_PAUSE)
+        return now < self.give_up
 
     def settle(self, outcome: Outcome | Exception) -> None:
         if self.done.done():  # its driver was cancelled meanwhile
@@ -91,7 +118,7 @@ class Appender:
         self._limits = limits or AppenderLimits()
         self._places = asyncio.Semaphore(self._limits.queue)
         self._queue: deque[_Waiting] = deque()
-        # Their rows were locked; tried again one at a time.
+        # Their rows were locked, or the database failed; tried again one at a time.
         self._stuck: deque[_Waiting] = deque()
         self._ready = asyncio.Event()
         self._connection: asyncpg.Connection | None = None
@@ -132,16 +159,14 @@ class Appender:
         batch: list[_Waiting] = []
         try:
             while True:
-                await self._ready.wait()
-                self._ready.clear()
-                while self._queue or self._stuck:
-                    batch = self._take()
+                await self._wait()
+                while (batch := self._take()) or self._is_due():
                     await self._flush(batch)
-                    if self._stuck:
+                    if self._is_due():
                         # Alone, so that a row that stays locked holds up nobody's batch.
                         batch = [self._stuck.popleft()]
                         await self._flush(batch)
-                if self._closing:
+                if self._closing and not self._stuck:
                     return
         finally:
             # Nobody waits for ever, whatever ended this task.
@@ -150,11 +175,29 @@ class Appender:
             self._queue.clear()
             self._stuck.clear()
 
+    async def _wait(self) -> None:
+        """Until there is something to write, or the rest of what is stuck is over."""
+        pause = self._stuck[0].due - time.monotonic() if self._stuck else None
+        try:
+            async with asyncio.timeout(pause):
+                await self._ready.wait()
+        except TimeoutError:
+            return
+        self._ready.clear()
+
+    def _is_due(self) -> bool:
+        """Whether the first of what is stuck is to be tried again now."""
+        return bool(self._stuck) and self._stuck[0].due <= time.monotonic()
+
+    def _stick(self, waiting: _Waiting) -> None:
+        """Keeps an append for another try, those that come first in front."""
+        bisect.insort(self._stuck, waiting, key=lambda each: each.due)
+
     def _take(self) -> list[_Waiting]:
         """The next batch: at most one append per job, a job's appends in order."""
         batch: list[_Waiting] = []
         later: list[_Waiting] = []
-        jobs = {waiting.append.job_id for waiting in self._stuck}
+        jobs = {each.append.job_id for each in self._stuck if not each.done.done()}
         size = 0
         while self._queue and len(batch) < self._limits.batch and size < self._limits.batch_bytes:
             waiting = self._queue.popleft()
@@ -172,14 +215,14 @@ class Appender:
     async def _flush(self, batch: Sequence[_Waiting]) -> None:
         """Writes a batch and settles all of it, however often the connection breaks."""
         give_up = time.monotonic() + self._limits.away
-        pause = 0.05
+        pause = _FIRST_PAUSE
         unsure = False
         while rest := [waiting for waiting in batch if not waiting.done.done()]:
             try:
                 connection = await self._connected()
                 if unsure:
                     await self._settle_written(connection, rest)
-                    unsure, pause = False, 0.05
+                    unsure, pause = False, _FIRST_PAUSE
                 else:
                     await self._write(connection, rest)
                     return
@@ -192,7 +235,7 @@ class Appender:
                         waiting.settle(_unknown("The database is away."))
                     return
                 await asyncio.sleep(pause)
-                pause = min(pause * 2, 1.0)
+                pause = min(pause * 2, _LONGEST_PAUSE)
             except Exception as error:  # noqa: BLE001 - logged; without a flusher, jobs are stuck
                 _log.critical("append: a defect", exc_info=error)
                 await self._drop_connection()
@@ -204,7 +247,7 @@ class Appender:
         """Writes a batch in one statement; one by one when that has no effect.
 
         Raises:
-            Any of AWAY: What is not settled yet may or may not be written.
+            What `is_away`: What is not settled yet may or may not be written.
         """
         try:
             outcomes = await write_batch(connection, [waiting.append for waiting in batch])
@@ -234,9 +277,15 @@ class Appender:
         elif isinstance(error, BUSY):
             waiting.tries += 1
             if waiting.tries < self._limits.busy_tries:
-                self._stuck.append(waiting)
+                self._stick(waiting)
                 return
             waiting.settle(_unknown("The job's row stayed locked."))
+        elif is_failing(error):
+            if waiting.rest(self._limits.away):
+                _log.warning("append: the database fails: SQLSTATE %s", _code(error))
+                self._stick(waiting)
+                return
+            waiting.settle(_unknown("The database has trouble of its own."))
         if not waiting.done.done():
             _log.error("append: job %s refused: %s", waiting.append.job_id, type(error).__name__)
             refusal = HmaError("The database refused the events.", reason="APPEND_REFUSED")
@@ -276,6 +325,10 @@ class Appender:
 def _log_crash(flusher: asyncio.Task[None]) -> None:
     if not flusher.cancelled() and (error := flusher.exception()) is not None:
         _log.critical("append: the appender has crashed", exc_info=error)
+
+
+def _code(error: Exception) -> str | None:
+    return error.sqlstate if isinstance(error, asyncpg.PostgresError) else None
 
 
 def _unknown(message: str) -> Unavailable:

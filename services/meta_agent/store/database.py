@@ -55,22 +55,51 @@ BUSY: tuple[type[Exception], ...] = (
     asyncpg.DeadlockDetectedError,
     asyncpg.SerializationError,
     asyncpg.QueryCanceledError,
-    asyncpg.InsufficientResourcesError,
 )
 """What a statement raises when it had no effect and may be tried again."""
+
+_ITS_OWN_TROUBLE = ("53", "57", "58", "XX")
+"""Classes of SQLSTATE that tell of the server and not of the statement: insufficient
+resources, operator intervention, system error, internal error (PostgreSQL's manual,
+appendix A)."""
 
 FAILED: tuple[type[Exception], ...] = (*AWAY, asyncpg.PostgresError, Unavailable)
 """Whatever a statement raises, for those who only log it and come again."""
 
 
 def is_away(error: BaseException) -> bool:
-    """Whether `error` is one of AWAY; asyncpg's complaint about an argument's type is not."""
-    return isinstance(error, AWAY) and not isinstance(error, ValueError)
+    """Whether the connection failed: whether the statement took effect is not known.
+
+    Besides AWAY, that is trouble of the server that ends the session (FATAL) or all of them
+    (PANIC). asyncpg's complaint about an argument's type is none.
+    """
+    if isinstance(error, AWAY):
+        return not isinstance(error, ValueError)
+    return _is_its_own_trouble(error) and not isinstance(error, BUSY) and not _is_over(error)
+
+
+def is_failing(error: BaseException) -> bool:
+    """Whether the database has trouble of its own: a full disk, no memory, a broken page.
+
+    The statement had no effect, and is at fault no more than when the database is away.
+    """
+    return _is_its_own_trouble(error) and not isinstance(error, AWAY + BUSY) and _is_over(error)
+
+
+def _is_its_own_trouble(error: BaseException) -> bool:
+    code = error.sqlstate if isinstance(error, asyncpg.PostgresError) else None
+    return code is not None and code.startswith(_ITS_OWN_TROUBLE)
+
+
+def _is_over(error: BaseException) -> bool:
+    """Whether the error has ended its statement alone, and with it what that had done."""
+    severity = getattr(error, "severity_en", None) or getattr(error, "severity", None)
+    return severity == "ERROR"
 
 
 @dataclass(frozen=True, slots=True)
 class Database:
-    """A PostgreSQL database. Its methods raise Unavailable when it is away or busy.
+    """A PostgreSQL database. Its methods raise Unavailable when it is away, busy or failing.
 
     Attributes:
         url: Its URI, for connections of one's own (`connect`).
@@ -198,16 +227,22 @@ def reachable() -> Iterator[None]:
     """Turns failures of the database into `Unavailable`."""
     try:
         yield
-    except AWAY as error:
-        if not is_away(error):
-            raise
-        raise Unavailable(
-            "The database cannot be reached; try again.", reason="DATABASE_AWAY", retry_after=1
-        ) from error
-    except BUSY as error:
-        raise Unavailable(
-            "The database is busy; try again.", reason="DATABASE_BUSY", retry_after=0.5
-        ) from error
+    except FAILED as error:
+        if is_away(error):
+            raise Unavailable(
+                "The database cannot be reached; try again.", reason="DATABASE_AWAY", retry_after=1
+            ) from error
+        if isinstance(error, BUSY):
+            raise Unavailable(
+                "The database is busy; try again.", reason="DATABASE_BUSY", retry_after=0.5
+            ) from error
+        if is_failing(error):
+            raise Unavailable(
+                "The database has trouble of its own; try again.",
+                reason="DATABASE_FAILING",
+                retry_after=1,
+            ) from error
+        raise
 
 
 async def _nothing_to_reset(connection: asyncpg.Connection) -> None:

@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import urllib.request
 
+import pytest
+
 from hma.telemetry.metrics import MetricsServer
 from hma.v1 import attempt_pb2, common_pb2, job_pb2, task_pb2
 from services.meta_agent.job.apply import apply
@@ -32,10 +34,11 @@ class Job:
         self.time = 1_000.0
         self.ref = attempt_pb2.AttemptRef(job_id=job_id, epoch=1, task_uid="1.1", attempt=1)
 
-    def say(self, counters: FleetCounters | None, **payload: object) -> None:
+    def say(self, counters: FleetCounters | None, epoch: int = 0, **payload: object) -> None:
         event = job_pb2.JobEvent(
             job_id=self.job_id,
             sequence=self.fold.version + 1,
+            epoch=epoch,
             **payload,  # type: ignore[arg-type]
         )
         event.time.FromMicroseconds(round(self.time * 1e6))
@@ -93,6 +96,24 @@ def test_each_token_is_counted_once_and_the_classes_add_up() -> None:
         "hma_task_duration_seconds_bucket le=5": 1,
         "hma_jobs_finished_total state=PARTIAL tenant=acme": 1,
     }
+
+
+@pytest.mark.parametrize("way", ["lost", "reported"])
+def test_the_death_of_a_driver_is_no_error_of_a_worker(way: str) -> None:
+    counters, job = FleetCounters(), Job("j")
+    job.start(counters)
+    names(counters)
+    job.say(counters, job_claimed=job_pb2.JobClaimed(epoch=2))
+    if way == "lost":
+        job.say(counters, 2, attempt_lost=job_pb2.AttemptLost(ref=job.ref))
+    else:
+        result = attempt_pb2.AttemptResult(
+            state=attempt_pb2.ATTEMPT_STATE_FAILED,
+            failure=common_pb2.Failure(failure_class=common_pb2.FAILURE_CLASS_TRANSIENT),
+            handed_over=True,
+        )
+        job.say(counters, attempt_reported=job_pb2.AttemptReported(ref=job.ref, result=result))
+    assert names(counters) == {}
 
 
 def test_a_driver_that_takes_over_counts_only_what_is_new() -> None:

@@ -102,6 +102,36 @@ async def test_a_job_whose_rules_fail_is_ended_with_what_it_has_and_others_go_on
     assert bad.finished.failure_report.tokens_lost == bad.unknown
 
 
+async def test_trouble_of_the_database_s_own_is_no_defect_of_a_driver(postgres_url: str) -> None:
+    async with (
+        serve_scripts(Scripts()) as channel,
+        open_replica(postgres_url, channel) as replica,
+    ):
+        database = replica.store.database
+        # A sequence goes on though its transaction does not: every other write fails.
+        await database.execute("CREATE SEQUENCE trouble")
+        await database.execute(
+            "CREATE FUNCTION planted() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+            "IF nextval('trouble') % 2 = 0 THEN RAISE 'planted' USING ERRCODE = 'XX000'; END IF; "
+            "RETURN NEW; END $$"
+        )
+        await database.execute(
+            "CREATE TRIGGER planted BEFORE INSERT ON job_event "
+            "FOR EACH STATEMENT EXECUTE FUNCTION planted()"
+        )
+        job_id = await replica.create(make_created(items=4))
+        fold = await replica.ended(job_id)
+        row = await database.fetchrow("SELECT failed_claims, epoch FROM job")
+        failed = await database.fetchrow("SELECT last_value FROM trouble")
+    assert fold.state == job_pb2.JOB_STATE_SUCCEEDED, fold.reason
+    assert failed is not None
+    assert failed["last_value"] > 8, "it did not get into trouble"
+    assert row is not None
+    assert (row["failed_claims"], row["epoch"]) == (0, 1), "it was driven once, and on"
+    assert fold.finished is not None
+    assert not fold.finished.HasField("failure_report")
+
+
 def test_an_end_without_deciding_tells_what_the_log_holds() -> None:
     log = [
         job_pb2.JobEvent(sequence=1, job_created=make_created(items=2)),

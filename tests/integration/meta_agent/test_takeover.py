@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
+
 from hma.rpc.attempt import Attempt
 from hma.v1 import attempt_pb2, job_pb2, task_pb2, worker_pb2
+from services.meta_agent.driving import poison
 from services.meta_agent.job.state import JobFold
 from tests.integration.meta_agent.replica import Scripts, answer_task, open_replica, serve_scripts
 from tests.integration.store.proxy import Proxy
-from tests.unit.meta_agent.simulation import make_created
+from tests.unit.meta_agent.simulation import make_created, make_rules
 
 
 async def test_a_replica_without_its_database_hangs_up_before_another_may_claim(
@@ -83,3 +86,71 @@ async def test_a_driver_that_reads_another_s_claim_hangs_up_though_its_lease_is_
         fold = await heir.ended(job_id)
     assert fold.state == job_pb2.JOB_STATE_SUCCEEDED
     assert begun == [("a", 1)]
+
+
+async def test_an_accepted_job_goes_on_however_many_of_its_drivers_die(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(poison, "FIRST_WAIT", 0.05)
+    deaths = 4
+
+    async def work(start: worker_pb2.ExecuteStart, attempt: Attempt) -> Any:
+        if start.attempt.ref.attempt > deaths:
+            return await answer_task(start, attempt)
+        await attempt.stop.wait()
+        return attempt_pb2.AttemptResult(state=attempt_pb2.ATTEMPT_STATE_FAILED)
+
+    rules = make_rules(report_grace=0.2)
+    created = make_created(items=1)
+    created.policy.max_attempts = 1
+    job_id = ""
+    async with serve_scripts(Scripts(execute=work)) as channel:
+        for number in range(1, deaths + 1):
+            async with open_replica(postgres_url, channel, rules=rules) as replica:
+                job_id = job_id or await replica.create(created)
+                await replica.until(job_id, lambda fold, n=number: ("1.1", n) in fold.attempts)  # type: ignore[misc]
+        async with open_replica(postgres_url, channel, rules=rules) as heir:
+            fold = await heir.ended(job_id)
+            row = await heir.store.jobs.get(job_id)
+            failed = await heir.store.database.fetchrow(
+                "SELECT failed_claims FROM job WHERE id = $1", job_id
+            )
+    assert (fold.state, row.sealed) == (job_pb2.JOB_STATE_SUCCEEDED, True), fold.reason
+    assert failed is not None
+    assert failed["failed_claims"] == 0, "nor is it taken for a job that its driver fails at"
+    assert fold.finished is not None
+    report = fold.finished.failure_report
+    assert (report.takeovers, report.handed_over_attempts) == (deaths, deaths)
+    assert fold.spent + fold.unknown <= fold.budget
+    assert fold.unknown > 0, "nobody has said what the lost attempts have cost"
+
+
+async def test_a_job_that_its_drivers_die_of_is_ended_in_its_time_though_no_try_is_used_up(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(poison, "FIRST_WAIT", 0.05)
+
+    async def work(_start: worker_pb2.ExecuteStart, attempt: Attempt) -> Any:
+        await attempt.stop.wait()
+        return attempt_pb2.AttemptResult(state=attempt_pb2.ATTEMPT_STATE_FAILED)
+
+    def begun(fold: JobFold) -> bool:
+        return fold.ended or any(a.epoch == fold.epoch for a in fold.open_attempts())
+
+    rules = make_rules(report_grace=0.1)
+    job_id, deaths = "", 0
+    async with serve_scripts(Scripts(execute=work)) as channel:
+        while True:
+            async with open_replica(postgres_url, channel, rules=rules) as replica:
+                job_id = job_id or await replica.create(make_created(items=1), deadline=8.0)
+                fold = await replica.until(job_id, begun)
+                if fold.ended:
+                    row = await replica.store.jobs.get(job_id)
+                    break
+            deaths += 1  # before it can do anything about it
+    assert (fold.state, row.sealed) == (job_pb2.JOB_STATE_FAILED, True)
+    assert "processes that drove the job ended" in fold.reason
+    assert all(a.orphaned for a in fold.attempts.values())
+    assert deaths > poison.PATIENCE
+    assert fold.outstanding == 0
+    assert fold.spent + fold.unknown <= fold.budget

@@ -140,7 +140,9 @@ def test_what_failed_is_told_in_a_section_of_its_own_only_when_something_did() -
         example="The queue of the model server is full.",
     )
     job.failure_report.takeovers = 1
+    job.failure_report.handed_over_attempts = 2
     text = printed(job)
     assert "what failed" in text
     assert "4 rate limited: 3 tried again, 1 lost; 70 tokens lost  The queue" in text
     assert "taken over by another replica 1 time" in text
+    assert "2 attempts cost no try" in text

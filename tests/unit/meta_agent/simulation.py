@@ -126,6 +126,7 @@ class Service:
     stopped: bool = False
     over: bool = False
     denied: bool = False
+    orphan: bool = False
 
 
 @dataclass(slots=True)
@@ -486,7 +487,7 @@ class World:
             self.at(self.random.uniform(0.1, 12.0), lambda: self._report(service))
 
     def _lose_driver(self, service: Service) -> None:
-        service.stopped = True
+        service.stopped = service.orphan = True
         self.at(3.0, lambda: None)
         grant, number = service.attempt.grant, len(service.calls) + 1
         service.over = True
@@ -524,6 +525,9 @@ class World:
         result.state = (
             attempt_pb2.ATTEMPT_STATE_PARTIAL if short else attempt_pb2.ATTEMPT_STATE_SUCCEEDED
         )
+        if service.orphan and short:
+            result.failure.failure_class = common_pb2.FAILURE_CLASS_TRANSIENT
+            result.handed_over = True
         if attempt.uid.startswith("p"):
             result.plan.source = attempt_pb2.PLAN_SOURCE_STRUCTURAL
         elif attempt.uid.startswith("r"):

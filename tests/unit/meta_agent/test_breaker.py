@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from services.meta_agent.driving.breaker import Breaker, BreakerRules, State
 from services.meta_agent.driving.route_gates import AFTER_CLOSING, GateRules, RouteGates
 from services.meta_agent.driving.route_watch import RouteWatch
 from services.meta_agent.edge.status import DOWN, UP, StatusBoard
-from services.meta_agent.job.state import AttemptFold, JobFold
+from services.meta_agent.job.state import AttemptFold, AttemptStatus, JobFold
 from tests.unit.meta_agent.simulation import make_rules
 
 RULES = BreakerRules(failures=3, window=10, first=2, longest=9)
@@ -60,6 +61,31 @@ def test_a_success_while_half_open_closes_it_and_one_while_open_does_not() -> No
     assert breaker.after_success(breaker.until).state(breaker.until) is State.CLOSED
 
 
+def running(job: str, count: int, before: JobFold | None = None) -> JobFold:
+    """A job with so many attempts on a route; those that it had and has no more are lost."""
+    fold = before or JobFold(job_id=job, epoch=1)
+    attempts = dict(fold.attempts)
+    held = [attempt for attempt in attempts.values() if attempt.open]
+    for attempt in held[count:]:
+        attempts[attempt.key] = replace(attempt, status=AttemptStatus.LOST)
+    for _ in range(count - len(held)):
+        attempt = AttemptFold(
+            uid="1.1",
+            number=len(attempts) + 1,
+            role=common_pb2.ROLE_WORKER,
+            route="fast",
+            epoch=1,
+            grant=attempt_pb2.Grant(call=1, tokens=9),
+            start=0.0,
+            deadline=30.0,
+        )
+        attempts[attempt.key] = attempt
+    return replace(fold, attempts=attempts)
+
+
+COMMITTED = job_pb2.JobEvent(attempt_lost=job_pb2.AttemptLost())
+
+
 class Gates:
     """The gate of one route, and jobs whose attempts end."""
 
@@ -68,14 +94,16 @@ class Gates:
         self.gates = RouteGates(
             ["fast"], GateRules(breaker=RULES, most=20, **changes), lambda: self.now
         )
-        self.held: dict[str, int] = {}
+        self.folds: dict[str, JobFold] = {}
 
     def state(self, job: str = "a") -> RouteState:
         return self.gates.states(READY, job)["fast"]
 
     def hold(self, job: str, attempts: int) -> None:
-        self.held[job] = attempts
-        self.gates.hold(job, {"fast": attempts})
+        before = self.folds.get(job, running(job, 0))
+        self.folds[job] = after = running(job, attempts, before)
+        self.gates.hold(job, before, after)
+        self.gates.observe(COMMITTED, after)
 
     def ends(
         self,
@@ -134,6 +162,47 @@ def test_an_open_route_says_why_and_lets_one_attempt_of_all_jobs_try_it() -> Non
     assert gates.state("a").ready
 
 
+def test_attempts_from_before_a_route_failed_neither_try_it_nor_end_its_trial() -> None:
+    gates = Gates()
+    gates.hold("a", 3)
+    gates.break_it()
+    gates.now += RULES.longest
+    gates.hold("a", 2)
+    gates.hold("b", 1)
+    assert not gates.state("a").ready
+    gates.hold("a", 1)
+    assert not gates.state("a").ready, "one of the old ones has ended"
+    gates.ends(common_pb2.FAILURE_CLASS_TRANSIENT)  # so has another one, and badly
+    gates.now += 2 * RULES.longest
+    assert not gates.state("c").ready, "what tries it is out still"
+    gates.hold("b", 0)
+    assert gates.state("c").ready
+
+
+def test_a_trial_that_was_decided_and_not_committed_binds_nobody() -> None:
+    gates = Gates()
+    gates.break_it()
+    gates.now += RULES.longest
+    none = running("a", 0)
+    gates.gates.hold("a", none, running("a", 1))
+    assert not gates.state("b").ready
+    assert gates.state("a").ready, "it decides again"
+    assert gates.gates.hold("a", none, none), "and otherwise: others may"
+    assert gates.state("b").ready
+
+
+def test_an_attempt_without_tokens_or_of_a_dead_driver_tries_no_route() -> None:
+    gates = Gates()
+    gates.break_it()
+    gates.now += RULES.longest
+    one = running("a", 1)
+    (key,) = one.attempts
+    merges = replace(one.attempts[key], grant=attempt_pb2.Grant(call=1))
+    gates.gates.hold("a", running("a", 0), replace(one, attempts={key: merges}))
+    gates.gates.hold("b", running("b", 0), replace(running("b", 1), epoch=2))
+    assert gates.state("c").ready
+
+
 @pytest.mark.parametrize("way", ["ended", "left"])
 def test_jobs_that_wait_are_told_when_a_try_has_shown_nothing(way: str) -> None:
     now, told = 100.0, list[str]()
@@ -142,11 +211,16 @@ def test_jobs_that_wait_are_told_when_a_try_has_shown_nothing(way: str) -> None:
     gate.breaker = failing(Breaker(), now, now, now)
     now += RULES.longest
     watch.listen("b", lambda: told.append("b"))
-    watch.hold("a", {"fast": 1}, frozenset(), lambda: None)
+    none, one = running("a", 0), running("a", 1)
+    watch.hold("a", none, one, frozenset(), lambda: None)
+    watch.observe(COMMITTED, one)
     assert not watch.learned["fast"].ready
     assert told == []
     if way == "ended":
-        watch.hold("a", {}, frozenset(), lambda: None)  # its Worker was full
+        over = running("a", 0, one)  # its Worker was full, or died
+        watch.hold("a", one, over, frozenset(), lambda: None)
+        assert told == [], "not before the log says so"
+        watch.observe(COMMITTED, over)
     else:
         watch.leave("a")
     assert watch.learned["fast"].ready
@@ -240,6 +314,14 @@ def test_attempts_that_a_stopped_worker_hands_over_leave_a_route_open() -> None:
     assert gates.state().ready
 
 
+def test_attempts_that_are_lost_with_their_driver_leave_a_route_open() -> None:
+    gates = Gates()
+    for _ in range(9):
+        gates.hold("a", 1)
+        gates.hold("a", 0)
+    assert gates.state().ready
+
+
 async def test_status_says_that_a_route_is_left_alone_though_its_server_answers() -> None:
     class Model:
         async def readiness(self, _route: object) -> Readiness:
@@ -259,8 +341,9 @@ async def test_status_says_that_a_route_is_left_alone_though_its_server_answers(
 def test_a_route_for_which_jobs_wait_can_be_looked_at_for_nobody() -> None:
     gates = RouteGates(["fast"], GateRules(most=2), lambda: 0.0)
     seen = {"fast": RouteState(ready=True)}
-    gates.hold("a", {"fast": 2}, frozenset({"fast"}), lambda: None)
-    gates.hold("b", {}, frozenset({"fast"}), lambda: None)
+    a, b = running("a", 2), running("b", 0)
+    gates.hold("a", running("a", 0), a, frozenset({"fast"}), lambda: None)
+    gates.hold("b", b, b, frozenset({"fast"}), lambda: None)
     assert gates.states(seen)["fast"].slots == 0
-    gates.hold("a", {"fast": 1})
+    gates.hold("a", a, running("a", 1, a))
     assert gates.states(seen)["fast"].slots == 1

@@ -8,8 +8,10 @@ import pytest
 
 from hma.v1 import attempt_pb2, common_pb2, job_pb2
 from services.meta_agent.deciding.failing import DEFAULTS, rule_for
-from services.meta_agent.deciding.observed import RouteState
+from services.meta_agent.deciding.interrupting import paces_of
+from services.meta_agent.deciding.observed import Broken, Intended, RouteState
 from services.meta_agent.deciding.retrying import next_try
+from services.meta_agent.edge.explanation import explain
 from services.meta_agent.job.state import AttemptStatus
 from tests.unit.meta_agent.simulation import START, Faults, World, make_created, make_rules
 from tests.unit.meta_agent.test_deciding import Desk, make_desk, make_plan
@@ -164,6 +166,127 @@ def test_a_task_whose_driver_was_lost_keeps_its_route() -> None:
     desk.step(after=60)
     desk.step(after=6)
     assert (desk.attempt("a").number, desk.attempt("a").route) == (2, "fast")
+
+
+def dies(desk: Desk) -> None:
+    """Its driver dies without a word, and the next one gives up what that had open."""
+    epoch = desk.fold.epoch + 1
+    desk.fact(epoch=epoch, job_claimed=job_pb2.JobClaimed(replica=f"r{epoch}", epoch=epoch))
+    desk.step(after=desk.rules.report_grace)
+    desk.step(after=desk.rules.backoff_max)
+
+
+@pytest.mark.parametrize("name", ["a", "r.1"])
+def test_drivers_that_die_cost_neither_tries_nor_a_route(name: str) -> None:
+    rules = make_rules("standard", profile={"think_tokens": 100})
+    strict = job_pb2.FailureRule(
+        failure_class=common_pb2.FAILURE_CLASS_TRANSIENT, action=STOP_JOB, max_attempts=1
+    )
+    desk = make_desk(make_plan(a=[]), rules, failure_rules=[strict])
+    desk.step()
+    if name == "r.1":
+        desk.step(desk.ends("a"))
+    for _ in range(6):
+        held = desk.fold.unknown + desk.attempt(name).outstanding
+        dies(desk)
+        assert desk.fold.unknown == held, "its money stays booked"
+        assert desk.attempt(name).route == "fast"
+    desk.step(desk.ends(name))
+    assert state(desk, "a") == job_pb2.TASK_STATE_SUCCEEDED
+    assert (desk.fold.answer is not None) == (name == "r.1")
+
+
+def test_a_task_that_loses_its_workers_while_its_driver_lives_fails() -> None:
+    desk = make_desk(make_plan(a=[], b=[]))
+    desk.step()
+    dies(desk)  # costs no try
+    for _ in range(3):
+        broken = {desk.attempt("a").key: Broken(desk.now, "the stream broke")}
+        desk.step(after=desk.rules.report_grace, broken=broken)
+        desk.step(after=desk.rules.backoff_max)
+    assert state(desk, "a") == job_pb2.TASK_STATE_FAILED
+
+
+def test_a_failure_that_a_task_of_a_dead_driver_reports_late_counts() -> None:
+    desk = make_desk(make_plan(a=[], b=[]), max_attempts=1)
+    desk.step()
+    failed = desk.ends("a", ok=False, failure_class=TIMEOUT, message="no answer")
+    ref = attempt_pb2.AttemptRef(task_uid=failed.key[0], attempt=failed.key[1])
+    desk.fact(epoch=2, job_claimed=job_pb2.JobClaimed(replica="b", epoch=2))
+    desk.step(after=desk.rules.report_grace)
+    desk.fact(attempt_reported=job_pb2.AttemptReported(ref=ref, result=failed.result))
+    desk.step(after=desk.rules.backoff_max)
+    assert state(desk, "a") == job_pb2.TASK_STATE_FAILED
+
+
+def test_nothing_is_said_to_an_attempt_of_a_dead_driver_and_its_time_costs_no_try() -> None:
+    desk = make_desk(make_plan(a=[], b=[]), make_rules(task_timeout=20.0), max_attempts=1)
+    desk.step()
+    desk.now += 18
+    desk.fact(epoch=2, job_claimed=job_pb2.JobClaimed(replica="b", epoch=2))
+    desk.step(after=3)  # past its deadline
+    assert [a.stop for a in desk.fold.open_attempts()] == [None, None]
+    desk.step(after=2)
+    desk.step(after=desk.rules.backoff_max)
+    assert desk.attempt("a").number == 2
+
+
+def test_a_call_that_waits_for_quota_when_its_driver_dies_is_granted_nothing() -> None:
+    created = make_created(items=0, budget=50_000, plan=make_plan(a=[]), draws=True)
+    desk = Desk(created)
+    desk.fact(quota_drawn=job_pb2.QuotaDrawn(total_tokens=1_000))
+    desk.step()
+    intent = attempt_pb2.CallIntent(
+        call=1, prompt_tokens=5_000, max_completion_tokens=50, min_completion_tokens=50
+    )
+    assert "call_deferred" in desk.step(Intended(desk.attempt("a").key, intent))
+    desk.fact(epoch=2, job_claimed=job_pb2.JobClaimed(replica="b", epoch=2))
+    desk.fact(quota_drawn=job_pb2.QuotaDrawn(total_tokens=40_000))
+    assert "call_granted" not in desk.step()
+    desk.step(after=desk.rules.report_grace)
+    assert desk.fold.unknown == 0
+
+
+def test_how_long_an_attempt_of_a_dead_driver_was_waited_for_is_no_pace_of_its_route() -> None:
+    desk = make_desk(make_plan(a=[], b=[]))
+    desk.step()
+    call = attempt_pb2.CallUsage(call=1, route="fast")
+    ref = attempt_pb2.AttemptRef(task_uid=desk.attempt("a").uid, attempt=1)
+    desk.fact(call_settled=job_pb2.CallSettled(ref=ref, call=call))
+    dies(desk)
+    desk.step(desk.ends("b"))
+    assert paces_of(desk.fold) == {}
+    ended = desk.ends("a")
+    ended.result.calls.append(call)
+    desk.step(ended)
+    assert list(paces_of(desk.fold)) == [("fast", desk.fold.tasks["1.1"].task.kind)]
+
+
+def test_an_attempt_that_had_to_stop_before_its_driver_died_costs_a_try() -> None:
+    desk = make_desk(make_plan(a=[], b=[]), make_rules(task_timeout=20.0), max_attempts=1)
+    desk.step()
+    desk.step(after=20)
+    assert desk.attempt("a").stop == attempt_pb2.STOP_REASON_TIMEOUT
+    dies(desk)
+    assert state(desk, "a") == job_pb2.TASK_STATE_FAILED
+
+
+def test_the_report_tells_what_cost_no_try() -> None:
+    desk = make_desk(make_plan(a=[]))
+    desk.step()
+    for _ in range(4):
+        dies(desk)
+    desk.step(desk.ends("a"))
+    desk.step(desk.ends("r.1"))
+    assert desk.fold.finished is not None
+    report = desk.fold.finished.failure_report
+    assert (report.takeovers, report.lost_attempts, report.handed_over_attempts) == (4, 4, 4)
+    (count,) = report.counts
+    assert (count.count, count.retried) == (4, 4)
+    assert count.example == "its driver was lost"
+    said = " ".join(explain(desk.events, desk.rules).sentences)
+    assert "An attempt at task a was lost (its driver was lost) and cost no try" in said
+    assert "4 attempts failed, 4 of them with their service or driver at the cost of no try" in said
 
 
 def test_the_report_counts_what_failed_and_how_it_was_made_good() -> None:

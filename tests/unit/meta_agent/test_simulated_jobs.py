@@ -240,6 +240,32 @@ def test_driver_that_dies_leaves_its_grants_as_unknown_until_reported() -> None:
             assert fold.unknown == 0
 
 
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    seed=st.integers(0, 2**32),
+    items=st.integers(1, 8),
+    reported=st.sampled_from([0.0, 0.5, 1.0]),
+    deaths=st.lists(st.floats(0.05, 9.0), min_size=3, max_size=12),
+)
+def test_no_number_of_drivers_that_die_fails_a_task(
+    seed: int, items: int, reported: float, deaths: list[float]
+) -> None:
+    policy = job_pb2.JobPolicy(max_attempts=1)
+    created = make_created(items=items, budget=200_000, deadline=3_600, policy=policy)
+    world = World(seed, created, make_rules(), Faults(late_report=reported), slots=4)
+    when = 0.0
+    for pause in deaths:
+        world.at(when := when + pause, lambda: _request(world, "driver"))
+    fold = world.run()
+    check_end(world)
+    assert fold.state == job_pb2.JOB_STATE_SUCCEEDED, fold.reason
+    assert all(task.state == job_pb2.TASK_STATE_SUCCEEDED for task in fold.tasks.values())
+    finished = fold.finished
+    assert finished is not None
+    report = finished.failure_report
+    assert sum(count.count for count in report.counts) == report.handed_over_attempts
+
+
 def test_slots_bound_what_runs_at_once() -> None:
     world = World(2, make_created(items=12, budget=20_000), make_rules(), slots=3)
     world.run()

@@ -126,7 +126,9 @@ def _lost(story: Story, loss: Loss) -> str:
     spent = "it had spent nothing"
     if loss.tokens:
         spent = f"what it may have spent, {count(loss.tokens, 'token')} at most, is unknown"
-    return f"An attempt at {story.told(loss.key[0])} was lost{because(loss.reason)}; {spent}."
+    cheap = " and cost no try" if story.fold.attempts[loss.key].handed_over else ""
+    text = f"An attempt at {story.told(loss.key[0])} was lost{because(loss.reason)}{cheap}"
+    return f"{text}; {spent}."
 
 
 def _found(story: Story, loss: Loss) -> str:

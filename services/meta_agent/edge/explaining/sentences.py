@@ -210,6 +210,9 @@ def _failed(report: job_pb2.FailureReport) -> str:
     mended = sum(each.retried + each.fell_back for each in report.counts)
     saved = sum(each.salvaged for each in report.counts)
     text = f" {count(sum(each.count for each in report.counts), 'attempt')} failed"
+    free = report.handed_over_attempts
+    if free:
+        text += f", {free:,} of them with their service or driver at the cost of no try"
     told = [f"{mended:,} made good by a later one"] if mended else []
     told += [f"{saved:,} saved in part"] if saved else []
     text += f", {' and '.join(told)}" if told else ""
