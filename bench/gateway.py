@@ -6,8 +6,9 @@ HMA_API_KEY=… python -m bench.gateway --server host:8080 --direct host:50051  
 
 The kinds of call take turns, so that what else the machine does hits all alike. Health
 needs no key on any path; ListJobs asks the database once. A path that refuses the call is
-shown as "-". Of its own the bench starts two stacks, one without authentication and one
-with it, and the kinds of both take turns; its own key is used.
+shown as "-". Of its own the bench starts three stacks, and the kinds of all take turns: one
+without authentication, one that takes who has just called for known, and one that asks
+a MetaAgent about every request. Their own keys are used.
 """
 
 from __future__ import annotations
@@ -120,12 +121,12 @@ def measure(paths: Mapping[str, Mapping[str, Call]], rounds: int) -> dict[str, T
     return took
 
 
-def own_stack(held: ExitStack, authentication: str) -> dict[str, Call]:
+def own_stack(held: ExitStack, **changes: str) -> dict[str, Call]:
     """The kinds of call to a stack that is started for it.
 
     Args:
         held: Keeps the stack and the connections.
-        authentication: HMA_AUTH, "on" or "none".
+        changes: Settings, HMA_AUTH among them.
     """
     directory = held.enter_context(tempfile.TemporaryDirectory(prefix="hma-bench-"))
     # PostgreSQL is another user when this one is root.
@@ -133,7 +134,7 @@ def own_stack(held: ExitStack, authentication: str) -> dict[str, Call]:
     environment = {
         **os.environ,
         **_NO_LIMITS,
-        "HMA_AUTH": authentication,
+        **changes,
         "HMA_DATA_DIR": directory,
         # No model is needed.
         "HMA_LLM_BASE_URL": "http://127.0.0.1:1/v1",
@@ -148,7 +149,7 @@ def own_stack(held: ExitStack, authentication: str) -> dict[str, Call]:
         held,
         f"{host}:{settings.gateway_port}",
         f"{host}:{settings.meta_agent_port}",
-        key if authentication == "on" else "",
+        key if settings.access.required else "",
     )
 
 
@@ -177,8 +178,9 @@ def main() -> None:
             paths = {name: calls(held, options.server, options.direct, key)}
         else:
             paths = {
-                "without authentication": own_stack(held, "none"),
-                "with authentication": own_stack(held, "on"),
+                "no authentication": own_stack(held, HMA_AUTH="none"),
+                "known callers": own_stack(held, HMA_AUTH="on"),
+                "each one asked": own_stack(held, HMA_AUTH="on", HMA_GATEWAY_KNOWN_CALLERS="0"),
             }
         columns = measure(paths, rounds)
     kinds = list(next(iter(columns.values())))

@@ -130,9 +130,11 @@ class ExtAuthzServicer:
 
     def _passed(self, caller: Caller) -> ext_authz_pb2.CheckResponse:
         ok = ext_authz_pb2.OkHttpResponse(headers_to_remove=_SECRETS)
-        _add(ok.headers, HEADER, self._identities.of(caller))
+        identity = self._identities.of(caller)
+        _add(ok.headers, HEADER, identity)
         response = ext_authz_pb2.CheckResponse(status=status_pb2.Status(), ok_response=ok)
-        response.dynamic_metadata.update({"tenant": caller.tenant})
+        # For gateway/known_callers.lua, which cannot see the header: it does not run in between.
+        response.dynamic_metadata.update({"tenant": caller.tenant, "identity": identity})
         return response
 
 
