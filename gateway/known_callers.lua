@@ -1,5 +1,5 @@
 -- Whom the MetaAgent has let pass a moment ago, so that a client that calls again at once costs
--- no question (docs/adr/0021). Who is not known here goes on to ext_authz, and when this script
+-- no question (docs/adr/0022). Who is not known here goes on to ext_authz, and when this script
 -- fails everybody does.
 --
 -- Each worker thread of Envoy remembers for itself. hma/local/gateway_access.py puts KEEP_MS in
