@@ -6,8 +6,9 @@ HMA_API_KEY=… python -m bench.gateway --server host:8080 --direct host:50051  
 
 The kinds of call take turns, so that what else the machine does hits all alike. Health
 needs no key on any path; ListJobs asks the database once. A path that refuses the call is
-shown as "-". A stack of the bench's own is started without authentication first, then with
-it, and its own key is used.
+shown as "-". Of its own the bench starts three stacks, and the kinds of all take turns: one
+without authentication, one that takes who has just called for known, and one that asks
+a MetaAgent about every request. Their own keys are used.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import http.client
 import os
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,9 @@ from hma.v1 import meta_agent_pb2, meta_agent_pb2_grpc
 
 Call = Callable[[], bool]
 """Makes one call; whether it was answered and not refused."""
+
+Took = dict[str, list[float]]
+"""Seconds that calls took, by the kind of call."""
 
 _NO_LIMITS = {
     f"HMA_GATEWAY_{name}_RATE": "0"
@@ -92,50 +96,61 @@ def _answered(call: Callable[[], Any]) -> Call:
     return once
 
 
-def measure(server: str, direct: str, key: str, rounds: int) -> dict[str, list[float]]:
-    """Seconds that each call took, by kind; none where it is refused."""
-    with ExitStack() as held:
-        kinds = calls(held, server, direct, key)
-        took: dict[str, list[float]] = {name: [] for name in kinds}
-        open_ = {name: call for name, call in kinds.items() if all(call() for _ in range(_WARM_UP))}
-        for _ in range(rounds):
-            for name, call in open_.items():
-                begin = time.perf_counter()
-                call()
-                took[name].append(time.perf_counter() - begin)
+def measure(paths: Mapping[str, Mapping[str, Call]], rounds: int) -> dict[str, Took]:
+    """Makes each call so many times, in turn.
+
+    Args:
+        paths: The kinds of call of each path, by the path's name.
+        rounds: Calls of each kind.
+
+    Returns:
+        Seconds that each call took, by path and kind; none where it is refused.
+    """
+    took: dict[str, Took] = {path: {kind: [] for kind in kinds} for path, kinds in paths.items()}
+    open_ = [
+        (took[path][kind], call)
+        for path, kinds in paths.items()
+        for kind, call in kinds.items()
+        if all(call() for _ in range(_WARM_UP))
+    ]
+    for _ in range(rounds):
+        for seconds, call in open_:
+            begin = time.perf_counter()
+            call()
+            seconds.append(time.perf_counter() - begin)
     return took
 
 
-def own_stack(authentication: str, rounds: int) -> dict[str, list[float]]:
-    """Measures on a stack that is started for it.
+def own_stack(held: ExitStack, **changes: str) -> dict[str, Call]:
+    """The kinds of call to a stack that is started for it.
 
     Args:
-        authentication: HMA_AUTH, "on" or "none".
-        rounds: Calls of each kind.
+        held: Keeps the stack and the connections.
+        changes: Settings, HMA_AUTH among them.
     """
-    with tempfile.TemporaryDirectory(prefix="hma-bench-") as directory:
-        # PostgreSQL is another user when this one is root.
-        Path(directory).chmod(0o755)
-        environment = {
-            **os.environ,
-            **_NO_LIMITS,
-            "HMA_AUTH": authentication,
-            "HMA_DATA_DIR": directory,
-            # No model is needed.
-            "HMA_LLM_BASE_URL": "http://127.0.0.1:1/v1",
-        }
-        zeros = {variable: "0" for variable, _, _ in load_stack(environment).ports()}
-        settings = load_stack({**environment, **zeros})
-        with Stack(settings, environment):
-            kept = settings.data / "access" / "key"
-            key = kept.read_text().strip() if kept.exists() else os.environ.get("HMA_API_KEY", "")
-            host = settings.connect_host
-            return measure(
-                f"{host}:{settings.gateway_port}",
-                f"{host}:{settings.meta_agent_port}",
-                key if authentication == "on" else "",
-                rounds,
-            )
+    directory = held.enter_context(tempfile.TemporaryDirectory(prefix="hma-bench-"))
+    # PostgreSQL is another user when this one is root.
+    Path(directory).chmod(0o755)
+    environment = {
+        **os.environ,
+        **_NO_LIMITS,
+        **changes,
+        "HMA_DATA_DIR": directory,
+        # No model is needed.
+        "HMA_LLM_BASE_URL": "http://127.0.0.1:1/v1",
+    }
+    zeros = {variable: "0" for variable, _, _ in load_stack(environment).ports()}
+    settings = load_stack({**environment, **zeros})
+    held.enter_context(Stack(settings, environment))
+    kept = settings.data / "access" / "key"
+    key = kept.read_text().strip() if kept.exists() else os.environ.get("HMA_API_KEY", "")
+    host = settings.connect_host
+    return calls(
+        held,
+        f"{host}:{settings.gateway_port}",
+        f"{host}:{settings.meta_agent_port}",
+        key if settings.access.required else "",
+    )
 
 
 def _ms(values: Sequence[float]) -> str:
@@ -156,15 +171,18 @@ def main() -> None:
     if bool(options.server) != bool(options.direct):
         parser.error("--server and --direct belong together")
     rounds = 300 if options.quick else 3000
-    if options.server:
-        key = os.environ.get("HMA_API_KEY", "")
-        name = "with a key" if key else "without a key"
-        columns = {name: measure(options.server, options.direct, key, rounds)}
-    else:
-        columns = {
-            "without authentication": own_stack("none", rounds),
-            "with authentication": own_stack("on", rounds),
-        }
+    with ExitStack() as held:
+        if options.server:
+            key = os.environ.get("HMA_API_KEY", "")
+            name = "with a key" if key else "without a key"
+            paths = {name: calls(held, options.server, options.direct, key)}
+        else:
+            paths = {
+                "no authentication": own_stack(held, HMA_AUTH="none"),
+                "known callers": own_stack(held, HMA_AUTH="on"),
+                "each one asked": own_stack(held, HMA_AUTH="on", HMA_GATEWAY_KNOWN_CALLERS="0"),
+            }
+        columns = measure(paths, rounds)
     kinds = list(next(iter(columns.values())))
     show(
         f"{rounds} calls of each kind, one after the other, ms p50 / p95",

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import asyncpg
@@ -29,7 +30,7 @@ settings.register_profile(
 )
 settings.load_profile("shared machine")
 
-NewDatabase = Callable[[], str]
+NewDatabase = Callable[[], AbstractContextManager[str]]
 
 # A test's data need not survive a power cut; most of a test's time would go to fsync.
 _FAST = ["fsync=off", "synchronous_commit=off", "full_page_writes=off"]
@@ -49,7 +50,7 @@ def open_directory() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def new_database(open_directory: Path) -> Iterator[NewDatabase]:
-    """Makes databases: each call returns the URL of a new, empty one."""
+    """Makes databases: each call is the URL of a new, empty one, which is dropped after it."""
     data = open_directory / "postgres" / "pg"
     data.parent.mkdir()
     command = [sys.executable, "-m", "hma.local.database", str(data)]
@@ -62,11 +63,15 @@ def new_database(open_directory: Path) -> Iterator[NewDatabase]:
         )
     numbers = itertools.count(1)
 
-    def create() -> str:
+    @contextmanager
+    def create() -> Iterator[str]:
         name = f"test_{next(numbers)}"
-        with asyncio.Runner() as runner:
-            runner.run(_create_database(database_url(data), name))
-        return database_url(data, name)
+        _execute(database_url(data), f"create database {name}")
+        try:
+            yield database_url(data, name)
+        finally:
+            # Hundreds of them would be gigabytes, and minutes to delete at the end.
+            _execute(database_url(data), f"drop database {name} with (force)")
 
     try:
         end = time.monotonic() + 60
@@ -80,21 +85,27 @@ def new_database(open_directory: Path) -> Iterator[NewDatabase]:
         process.wait(30)
 
 
-async def _create_database(url: str, name: str) -> None:
-    connection = await asyncpg.connect(url, timeout=10)
-    try:
-        await connection.execute(f"create database {name}", timeout=30)
-    finally:
-        await connection.close(timeout=10)
+def _execute(url: str, statement: str) -> None:
+    async def once() -> None:
+        connection = await asyncpg.connect(url, timeout=30)
+        try:
+            await connection.execute(statement, timeout=60)
+        finally:
+            await connection.close(timeout=30)
+
+    with asyncio.Runner() as runner:
+        runner.run(once())
 
 
 @pytest.fixture
-def postgres_url(new_database: NewDatabase) -> str:
+def postgres_url(new_database: NewDatabase) -> Iterator[str]:
     """URL of an empty database for one test."""
-    return new_database()
+    with new_database() as url:
+        yield url
 
 
 @pytest.fixture(scope="module")
-def module_postgres_url(new_database: NewDatabase) -> str:
+def module_postgres_url(new_database: NewDatabase) -> Iterator[str]:
     """URL of an empty database for the tests of one module."""
-    return new_database()
+    with new_database() as url:
+        yield url

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from hma.errors import SettingsError
-from hma.settings import LOOPBACK, one_of, setting
+from hma.settings import LOOPBACK, Seconds, one_of, setting
 
 
 def _is_optional_url(value: str) -> str | None:
@@ -14,6 +14,10 @@ def _is_optional_url(value: str) -> str | None:
     if not value or (parts.scheme in ("http", "https") and parts.hostname):
         return None
     return f'expected a URL such as "https://id.example.org/jwks.json", got {value!r}'
+
+
+def _few_seconds(value: float) -> str | None:
+    return None if 0 <= value <= 10 else f"expected 0 to 10 seconds, got {value}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +42,13 @@ class StackAccess:
         "",
         "File with the key that the services share; unset: access/internal-key in HMA_DATA_DIR, "
         "which is made.",
+    )
+    known_callers: Seconds = setting(
+        "HMA_GATEWAY_KNOWN_CALLERS",
+        Seconds(1),
+        "How long one Envoy takes a caller whom a MetaAgent has let pass for known, and does not "
+        "ask again; 0: it asks about every request",
+        check=_few_seconds,
     )
     jwt_issuer: str = setting(
         "HMA_JWT_ISSUER", "", "Who issues JSON Web Tokens: their claim iss; unset: none are taken."

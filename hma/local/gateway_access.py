@@ -14,6 +14,8 @@ _TLS = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTl
 _RAW = "type.googleapis.com/envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer"
 
 
+KNOWN_CALLERS = Path(__file__).parents[2] / "gateway" / "known_callers.lua"
+
 _BUNDLES = (
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
@@ -52,6 +54,9 @@ def access_values(access: StackAccess, credential: str) -> dict[str, Any]:
         "authentication": access.required,
         "everybody": not access.required,
         "gateway_credential": credential,
+        "known_callers": access.required and access.known_callers > 0,
+        "known_callers_lua": f"local KEEP_MS = {round(1000 * access.known_callers)}\n"
+        + KNOWN_CALLERS.read_text(),
         "jwt": access.takes_tokens,
         "jwks_from_url": access.takes_tokens and bool(access.jwt_jwks_url),
         "jwt_issuer": access.jwt_issuer,

@@ -24,6 +24,7 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 _log = logging.getLogger(__name__)
 _BUCKETS = (0.001, 0.005, 0.02, 0.1, 0.5, 2, 10, 30, 120, 600)
 _UNKNOWN = "unknown"
+_CODES: dict[int, str] = {each.value[0]: each.name for each in grpc.StatusCode}
 
 
 class AccessMetrics:
@@ -192,5 +193,4 @@ def _code_name(context: Context, default: grpc.StatusCode) -> str:
     code: Any = context.code()
     if isinstance(code, grpc.StatusCode):
         return code.name
-    found = {each.value[0]: each.name for each in grpc.StatusCode}
-    return found.get(code, default.name) if code else default.name
+    return _CODES.get(code, default.name) if code else default.name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import hmac
 from collections.abc import Sequence
@@ -46,6 +47,8 @@ def watch_internal_keys(path: str) -> Watched[tuple[bytes, ...]]:
     return Watched("HMA_INTERNAL_KEY_FILE", [path], lambda: tuple(read_internal_keys(path)))
 
 
+# Asked for with every request that the gateway asks about; of few keys.
+@functools.lru_cache(maxsize=8)
 def gateway_credential(key: bytes) -> str:
     """What the gateway shows as `x-hma-caller` when it asks whether a request may pass.
 

@@ -10,8 +10,10 @@ signs; after the lifetime of a token take the old one away.
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import jwt
@@ -26,6 +28,7 @@ LEEWAY = 5.0
 
 LEAST_KEY_BYTES = 32
 _ALGORITHM = "HS256"
+_MOST_GENUINE = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +44,19 @@ class Claims:
     more: Mapping[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class _Genuine:
+    claims: Claims
+    audience: str
+    until: float
+
+
 class TokenKeys:
-    """Signs with the first of its keys, and takes what any of them has signed."""
+    """Signs with the first of its keys, and takes what any of them has signed.
+
+    A token is shown many times. That it is genuine is remembered as long as the keys stay,
+    for 10,000 tokens at most; whom it is for and until when is asked each time.
+    """
 
     def __init__(
         self,
@@ -70,6 +84,13 @@ class TokenKeys:
         self._keys = keys if callable(keys) else lambda: known
         self._lifetime = lifetime
         self._clock = clock
+        self._genuine: OrderedDict[str, _Genuine] = OrderedDict()
+        self._genuine_by: Sequence[bytes] = known
+
+    @property
+    def signing(self) -> bytes:
+        """The key that signs now."""
+        return self._keys()[0]
 
     def sign(self, subject: str, audience: str, **more: Any) -> str:
         """A token for one service.
@@ -89,25 +110,40 @@ class TokenKeys:
         Raises:
             Unauthenticated: It is none of these.
         """
-        for key in self._keys():
-            try:
-                claims = jwt.decode(
-                    token,
-                    key,
-                    algorithms=[_ALGORITHM],
-                    audience=audience,
-                    # Times are compared below, by the clock of this object.
-                    options={
-                        "require": ["sub", "aud", "exp"],
-                        "verify_exp": False,
-                        "verify_iat": False,
-                    },
-                )
-            except jwt.InvalidSignatureError:
-                continue
-            except jwt.InvalidTokenError:
-                break
-            if claims["exp"] + LEEWAY < self._clock():
-                raise Unauthenticated("The internal token has expired.", reason="TOKEN_EXPIRED")
-            return Claims(claims.pop("sub"), claims)
-        raise Unauthenticated("The internal token is not genuine.", reason="TOKEN_INVALID")
+        keys = self._keys()
+        if keys is not self._genuine_by and keys != self._genuine_by:
+            self._genuine.clear()
+            self._genuine_by = keys
+        found = self._genuine.get(token)
+        if found is None or found.audience != audience:
+            found = _read(token, audience, keys)
+            self._genuine[token] = found
+            while len(self._genuine) > _MOST_GENUINE:
+                self._genuine.popitem(last=False)
+        if found.until + LEEWAY < self._clock():
+            raise Unauthenticated("The internal token has expired.", reason="TOKEN_EXPIRED")
+        return found.claims
+
+
+def _read(token: str, audience: str, keys: Sequence[bytes]) -> _Genuine:
+    for key in keys:
+        try:
+            claims = jwt.decode(
+                token,
+                key,
+                algorithms=[_ALGORITHM],
+                audience=audience,
+                # Times are compared by the clock of who asks.
+                options={
+                    "require": ["sub", "aud", "exp"],
+                    "verify_exp": False,
+                    "verify_iat": False,
+                },
+            )
+        except jwt.InvalidSignatureError:
+            continue
+        except jwt.InvalidTokenError:
+            break
+        subject = claims.pop("sub")
+        return _Genuine(Claims(subject, MappingProxyType(claims)), audience, claims["exp"])
+    raise Unauthenticated("The internal token is not genuine.", reason="TOKEN_INVALID")

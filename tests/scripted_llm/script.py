@@ -22,6 +22,7 @@ class Reply:
         message: Text of that error.
         first_delay: Seconds before the first token.
         token_delay: Seconds per token; None: the server's.
+        slow_from: Tokens before this one come without that delay.
         chunk_tokens: Tokens per chunk; None: the server's.
         disconnect_after: Break the connection after this many tokens.
         hang_after: Send nothing more after this many tokens, for ever; 0: not even
@@ -44,6 +45,7 @@ class Reply:
     message: str = "scripted"
     first_delay: float = 0.0
     token_delay: float | None = None
+    slow_from: int = 0
     chunk_tokens: int | None = None
     disconnect_after: int | None = None
     hang_after: int | None = None

@@ -224,7 +224,8 @@ class Wire:
 
     async def _pace(self, tokens: int) -> None:
         # Always yields, so that a client's leaving is seen between tokens.
-        await asyncio.sleep(self._delay * tokens)
+        slow = self._call.completion_tokens + tokens - self._reply.slow_from
+        await asyncio.sleep(self._delay * min(max(slow, 0), tokens))
 
     def _check_open(self) -> None:
         transport = self._request.transport

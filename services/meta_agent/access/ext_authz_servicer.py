@@ -15,11 +15,10 @@ from hma.errors import HmaError, PermissionDenied, Unauthenticated, Unavailable
 from hma.ext_authz.v1 import ext_authz_pb2
 from hma.rpc.internal_keys import is_gateway
 from hma.rpc.status import DETAILS_KEY, code_of, to_status
-from hma.rpc.tokens import TokenKeys
 from services.meta_agent.access.caller import Caller
 from services.meta_agent.access.claims import NAMESPACE
 from services.meta_agent.access.doorkeeper import Doorkeeper
-from services.meta_agent.access.identity import HEADER, sign_identity
+from services.meta_agent.access.identity import HEADER, REQUEST_ID, Identities
 from services.meta_agent.access.observing import AccessObserver
 from services.meta_agent.access.refusing import Refusal
 from services.meta_agent.access.roles import least_role_of_route
@@ -43,7 +42,7 @@ class ExtAuthzServicer:
     def __init__(
         self,
         doorkeeper: Doorkeeper,
-        signer: TokenKeys,
+        identities: Identities,
         internal_keys: Callable[[], Sequence[bytes]],
         observer: AccessObserver,
     ) -> None:
@@ -51,12 +50,12 @@ class ExtAuthzServicer:
 
         Args:
             doorkeeper: Says who makes a request.
-            signer: Signs identities.
+            identities: Signs who it is.
             internal_keys: What the gateway's credential may be made from now.
             observer: Told of refusals.
         """
         self._doorkeeper = doorkeeper
-        self._signer = signer
+        self._identities = identities
         self._internal_keys = internal_keys
         self._observer = observer
 
@@ -79,7 +78,7 @@ class ExtAuthzServicer:
         http = attributes.request.http
         # Without its header it is the peer of the connection, which may be a load balancer.
         address = http.headers.get(_ADDRESS) or attributes.source.address.socket_address.address
-        request_id = http.headers.get("x-request-id", "")
+        request_id = http.headers.get(REQUEST_ID, "")
         caller = None
         try:
             caller = await self._doorkeeper.identify(
@@ -131,9 +130,11 @@ class ExtAuthzServicer:
 
     def _passed(self, caller: Caller) -> ext_authz_pb2.CheckResponse:
         ok = ext_authz_pb2.OkHttpResponse(headers_to_remove=_SECRETS)
-        _add(ok.headers, HEADER, sign_identity(self._signer, caller))
+        identity = self._identities.of(caller)
+        _add(ok.headers, HEADER, identity)
         response = ext_authz_pb2.CheckResponse(status=status_pb2.Status(), ok_response=ok)
-        response.dynamic_metadata.update({"tenant": caller.tenant})
+        # For gateway/known_callers.lua, which cannot see the header: it does not run in between.
+        response.dynamic_metadata.update({"tenant": caller.tenant, "identity": identity})
         return response
 
 

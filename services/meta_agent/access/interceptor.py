@@ -68,8 +68,8 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
         Args:
             identify: Who makes an RPC.
             observer: Told of refusals.
-            recheck: Asked before a response of a stream, or of a call that waited, whether its
-                caller may go on.
+            recheck: Asked at the start of a call, and before a response of a stream or of a call
+                that waited, whether its caller may go on.
             interval: Seconds for which its answer holds.
         """
         self._identify = identify
@@ -95,7 +95,7 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
 
     def _unary(self, behaviour: Any, method: str) -> Any:
         async def call(request: Any, context: Context) -> Any:
-            caller = self._admit(method, request, context)
+            caller = await self._admitted(method, request, context)
             began = time.monotonic()
             response = await behaviour(request, context)
             if time.monotonic() - began >= self._interval:
@@ -107,7 +107,7 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
 
     def _streaming(self, behaviour: Any, method: str) -> Any:
         async def call(request: Any, context: Context) -> AsyncIterator[Any]:
-            caller = self._admit(method, request, context)
+            caller = await self._admitted(method, request, context)
             checked = time.monotonic()
             responses = behaviour(request, context)
             if not inspect.isasyncgen(responses):
@@ -120,6 +120,12 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
                     yield response
 
         return call
+
+    async def _admitted(self, method: str, request: Any, context: Context) -> Caller:
+        caller = self._admit(method, request, context)
+        # The gateway may have let it pass for a caller whom it knew.
+        await self._check_again(caller, method, request)
+        return caller
 
     async def _check_again(self, caller: Caller, method: str, request: Any) -> None:
         """Ends a call whose caller's key has ended: what it waits for is not told any more."""

@@ -13,7 +13,7 @@ from hma.rpc.tokens import TokenKeys
 from services.meta_agent.access.claims import ClaimNames
 from services.meta_agent.access.doorkeeper import Doorkeeper
 from services.meta_agent.access.ext_authz_servicer import SERVICE, ExtAuthzServicer
-from services.meta_agent.access.identity import LIFETIME
+from services.meta_agent.access.identity import LIFETIME, Identities
 from services.meta_agent.access.interceptor import AccessInterceptor, by_identity, everybody
 from services.meta_agent.access.key_cache import KeyCache
 from services.meta_agent.access.last_use import LastUse
@@ -64,7 +64,7 @@ async def open_access(
         if settings.jwt_issuer:
             names = ClaimNames(tenant=settings.jwt_tenant_claim, role=settings.jwt_role_claim)
         doorkeeper = Doorkeeper(keys, uses, store.clock, names)
-        servicer = ExtAuthzServicer(doorkeeper, tokens, internal.current, observer)
+        servicer = ExtAuthzServicer(doorkeeper, Identities(tokens), internal.current, observer)
         yield Access(
             AccessInterceptor(by_identity(tokens), observer, doorkeeper.recheck),
             [Service(SERVICE, servicer.register, described=False)],

@@ -25,7 +25,7 @@ Metadata = tuple[tuple[str, str], ...]
 
 def identity(tenant: str, role: Role = USER) -> Metadata:
     """The metadata of a caller whom the gateway has let pass."""
-    caller = Caller(tenant=tenant, subject=f"key:{tenant}", role=role, address="192.0.2.1")
+    caller = Caller(tenant=tenant, subject=f"jwt:{tenant}", role=role, address="192.0.2.1")
     return ((HEADER, sign_identity(TokenKeys([KEY]), caller)),)
 
 

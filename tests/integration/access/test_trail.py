@@ -58,7 +58,7 @@ async def test_what_is_done_to_keys_is_in_the_trail_without_a_secret(trailed: Do
         ("GET /v1/jobs", "", "UNAUTHENTICATED", "KEY_REVOKED"),
         ("RotateKey", "", "NOT_FOUND", "NOT_FOUND"),
     ]
-    assert {e.subject for e in found} == {"key:default", f"key:{name}"}
+    assert {e.subject for e in found} == {"jwt:default", f"key:{name}"}
     assert (found[3].tenant, found[3].address) == ("acme", "192.0.2.9")
     for secret in (made.secret, rotated.secret):
         assert secret.rpartition("_")[2] not in str(found)

@@ -148,7 +148,9 @@ def _wait_until_routed(address: str) -> None:
                 stub.GetJob(
                     meta_agent_pb2.GetJobRequest(job_id="probe"), timeout=2, wait_for_ready=True
                 )
-            except grpc.RpcError:
+            except grpc.RpcError as error:
+                if error.code() is grpc.StatusCode.UNAUTHENTICATED:
+                    return  # the MetaAgent was asked
                 if time.monotonic() > end:
                     raise
             else:

@@ -16,6 +16,7 @@ from grpc_reflection.v1alpha import reflection
 from grpc_status import rpc_status
 
 from hma.errors import Overloaded, QuotaExceeded
+from hma.ext_authz.v1 import ext_authz_pb2
 from hma.rpc.errors import code_of, trailers_of
 from hma.v1 import (
     admin_pb2,
@@ -182,6 +183,45 @@ class ScriptedReducer(reducer_pb2_grpc.ReducerServiceServicer):
         yield response
 
 
+class ScriptedDoor:
+    """Answers who calls, as Envoy asks a MetaAgent; keeps what was asked."""
+
+    def __init__(self) -> None:
+        self.tenants: dict[str, str] = {}
+        self.asked: list[ext_authz_pb2.CheckRequest] = []
+
+    def Check(
+        self, request: ext_authz_pb2.CheckRequest, context: grpc.ServicerContext
+    ) -> ext_authz_pb2.CheckResponse:
+        self.asked.append(request)
+        headers = request.attributes.request.http.headers
+        tenant = self.tenants.get(headers["authorization"] or headers["x-api-key"])
+        answer = ext_authz_pb2.CheckResponse()
+        if tenant is None:
+            answer.status.code = grpc.StatusCode.UNAUTHENTICATED.value[0]
+            answer.denied_response.status.code = 401
+            return answer
+        identity = f"identity {len(self.asked)} of {tenant}"
+        answer.status.code = 0
+        answer.ok_response.headers_to_remove.extend(["authorization", "x-api-key"])
+        answer.ok_response.headers.add(
+            header=ext_authz_pb2.HeaderValue(key="x-hma-identity", value=identity), append_action=2
+        )
+        answer.dynamic_metadata.update({"tenant": tenant, "identity": identity})
+        return answer
+
+    def register(self, server: grpc.Server) -> None:
+        """Adds it by Envoy's name for it."""
+        handler = grpc.unary_unary_rpc_method_handler(
+            self.Check,
+            request_deserializer=ext_authz_pb2.CheckRequest.FromString,
+            response_serializer=ext_authz_pb2.CheckResponse.SerializeToString,
+        )
+        name = "envoy.service.auth.v3.Authorization"
+        generic = grpc.method_handlers_generic_handler(name, {"Check": handler})
+        server.add_generic_rpc_handlers((generic,))
+
+
 class _Metrics(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         body = (
@@ -205,11 +245,13 @@ class Backends:
     def __init__(self, settings: Any) -> None:
         self.meta_agent = ScriptedMetaAgent()
         self.workers = [ScriptedWorker(f"worker-{i + 1}") for i in range(settings.workers)]
+        self.door = ScriptedDoor()
         self.health = health.HealthServicer()
         self._servers: list[grpc.Server] = []
         meta_agent = self._server(settings.meta_agent_port, self.health)
         meta_agent_pb2_grpc.add_MetaAgentServiceServicer_to_server(self.meta_agent, meta_agent)
         meta_agent_pb2_grpc.add_InternalServiceServicer_to_server(self.meta_agent, meta_agent)
+        self.door.register(meta_agent)
         reflection.enable_server_reflection(
             ["hma.v1.MetaAgentService", reflection.SERVICE_NAME, health.SERVICE_NAME], meta_agent
         )

@@ -12,16 +12,27 @@ from hma.v1 import common_pb2, job_pb2, meta_agent_pb2, task_pb2
 from tests.integration.system.ledger import agrees, agrees_exactly, calls_of
 from tests.integration.system.whole import Whole, open_whole
 from tests.scripted_llm import Call, Reply, ScriptedLLM, refuse, say
+from tests.scripted_llm.tokenizer import split_tokens
 
 MILLS = ("mills.md", "# Mills\n\nThe mill was built in 1764. Anna Hale paid for it.\n")
 QUESTIONS = "Answer these questions:\n" + "\n".join(
     f"{n}. In which year was mill number {n} built?" for n in range(1, 13)
 )
-DELAY = 0.05
-"""Seconds per token: slow enough for the client to believe the count of an aborted call."""
+DELAY = 0.3
+"""Seconds per token: the count of an aborted call is believed when the server closes within
+half of it, so slow that it does on a machine that does much besides."""
+
+_PACE_TOKENS = 6
+"""So many slow tokens, and the client knows the server's pace by its last eight."""
 
 STARTED = '{"items": [{"id": "%s", "answer": "1764", "evidence": ""}, {"id": "%s", "answer": "'
 LONG = "17 and so on " * 200
+
+
+def unending(*ids: str) -> Reply:
+    """Closes its first item at once, and then takes its time."""
+    begin = STARTED % ids
+    return Reply(text=begin + LONG, token_delay=DELAY, slow_from=len(split_tokens(begin)))
 
 
 def answers(call: Call) -> Reply:
@@ -41,13 +52,18 @@ def task_of(name: str, items: Sequence[str], **more: object) -> task_pb2.Task:
 def slow_after_one(call: Call) -> Reply:
     """`slow.1` is answered at once; what follows never ends."""
     if "Answer for slow" in call.prompt:
-        return Reply(text=STARTED % ("slow.1", "slow.2") + LONG, token_delay=DELAY)
+        return unending("slow.1", "slow.2")
     return answers(call)
 
 
 def one_is_written(llm: ScriptedLLM) -> bool:
-    """Whether the slow call has closed its first item and is at its second."""
-    return any("slow.2" in call.text for call in llm.calls)
+    """Whether the slow call has closed its first item and has been at its second for a while."""
+    begin = STARTED % ("slow.1", "slow.2")
+    return any(
+        call.text.startswith(begin)
+        and call.completion_tokens >= len(split_tokens(begin)) + _PACE_TOKENS
+        for call in llm.calls
+    )
 
 
 SLOW = task_of("slow", ["slow.1", "slow.2"])
@@ -163,7 +179,7 @@ async def test_task_that_only_served_one_that_was_skipped_is_stopped_as_obsolete
         if "Answer for bad" in call.prompt:
             return refuse(400, message="not like this")
         if "Answer for slow" in call.prompt:
-            return Reply(text=STARTED % ("slow", "x") + LONG, token_delay=DELAY)
+            return unending("slow", "x")
         if "Answer for quick" in call.prompt:
             return Reply(json=answers(call).json, first_delay=2.0)
         return answers(call)

@@ -19,6 +19,7 @@ from hma.rpc.channel import open_channel
 from hma.rpc.documents import DocumentReader
 from hma.rpc.interceptor import AccessMetrics, RpcInterceptor
 from hma.rpc.reporter import Reporter
+from hma.rpc.session import AttemptTiming
 from hma.rpc.slots import Slots
 from hma.settings import Secret
 from hma.v1 import (
@@ -168,12 +169,14 @@ async def open_whole(
             trail=AuditTrail(store.audit, CollectorRegistry()),
         ):
             service.register(server)
-        analyst = AnalystServicer(model, routes, slots[0], reporter)
+        # One process: a driver that is silent for long has not died, the machine is busy.
+        timing = AttemptTiming(heartbeat=30)
+        analyst = AnalystServicer(model, routes, slots[0], reporter, timing=timing)
         library = Library(DocumentReader(channel, 0), 1 << 20)
         metrics = WorkerMetrics(CollectorRegistry(), lambda: slots[1].running)
-        worker = WorkerServicer(model, routes, library, slots[1], reporter, metrics)
+        worker = WorkerServicer(model, routes, library, slots[1], reporter, metrics, timing=timing)
         reader = DocumentReader(channel, 1 << 20)
-        reducer = ReducerServicer(model, routes, reader, slots[2], reporter)
+        reducer = ReducerServicer(model, routes, reader, slots[2], reporter, timing=timing)
         analyst_pb2_grpc.add_AnalystServiceServicer_to_server(analyst, server)
         worker_pb2_grpc.add_WorkerServiceServicer_to_server(worker, server)
         reducer_pb2_grpc.add_ReducerServiceServicer_to_server(reducer, server)

@@ -68,6 +68,33 @@ def test_a_token_that_is_not_genuine_is_refused(token: str) -> None:
         TokenKeys([NEW]).verify(token, "meta-agent")
 
 
+def test_a_token_is_asked_each_time_whom_it_is_for() -> None:
+    keys = TokenKeys([NEW])
+    token = keys.sign("worker", "meta-agent")
+    for _ in range(2):
+        assert keys.verify(token, "meta-agent").subject == "worker"
+        with pytest.raises(Unauthenticated):
+            keys.verify(token, "analyst")
+
+
+def test_a_token_ends_with_its_key() -> None:
+    inside = [NEW, OLD]
+    keys = TokenKeys(lambda: tuple(inside))
+    token = TokenKeys([OLD]).sign("worker", "meta-agent")
+    assert keys.verify(token, "meta-agent").subject == "worker"
+    del inside[1]
+    with pytest.raises(Unauthenticated):
+        keys.verify(token, "meta-agent")
+
+
+def test_what_a_token_says_cannot_be_changed() -> None:
+    keys = TokenKeys([NEW])
+    token = keys.sign("worker", "meta-agent", tenant="a")
+    with pytest.raises(TypeError):
+        keys.verify(token, "meta-agent").more["tenant"] = "b"  # type: ignore[index]
+    assert keys.verify(token, "meta-agent").more["tenant"] == "a"
+
+
 @pytest.mark.parametrize("keys", [[], [b"short"], [NEW, b"short"]])
 def test_a_weak_key_is_refused(keys: list[bytes]) -> None:
     with pytest.raises(ValueError, match="key"):
