@@ -17,7 +17,7 @@ from services.meta_agent.store.quota_admission import Verdict, Wish, judge
 from services.meta_agent.store.quota_buckets import bucketing
 from services.meta_agent.store.quota_events import drawn_event
 from services.meta_agent.store.quota_limits import Limits, draws_tokens
-from services.meta_agent.store.quota_lock import TenantLocks
+from services.meta_agent.store.quota_lock import TenantLocks, sharing
 from services.meta_agent.store.quota_queue import let_line_in
 from services.meta_agent.store.quota_refusal import free_time, refusal
 from services.meta_agent.store.quota_use import Use, read_use
@@ -31,15 +31,19 @@ MOST_WAITING = 1000
 WAITS_FOR_QUOTA = "waits for its tenant's quota"
 _TRIES = 3
 
-# A job that was accepted counts in its tenant's buckets in this very commit.
+# A job that was accepted counts in its tenant's buckets in this very commit. Without the
+# tenant's lock it is let in only beside nobody who sets limits (`quota_lock`).
 _INSERT = f"""
-WITH made AS (
+WITH unlimited AS MATERIALIZED (
+    SELECT CASE WHEN NOT $18::bool THEN {sharing("$2")}::text END
+), made AS (
     INSERT INTO job (id, tenant, request_id, fingerprint, title, state, state_reason, version,
                      min_reader, deadline, create_time, budget_tokens, priority, quota_price,
                      quota_state, quota_drawn, quota_tasks, quota_least, accept_time)
     SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14,
            $15::smallint, $16, $17, $19,
            CASE WHEN $15::smallint = 0 THEN clock_timestamp() END
+    FROM unlimited
     WHERE $18::bool OR NOT EXISTS (
         SELECT FROM tenant_quota WHERE tenant = $2 AND limits <> '{{}}'::jsonb)
     ON CONFLICT DO NOTHING
@@ -51,12 +55,22 @@ SELECT (SELECT count(*) FROM made) AS made,
        EXISTS (SELECT FROM tenant_quota
                WHERE tenant = $2 AND limits <> '{{}}'::jsonb) AS limited
 """  # noqa: S608 - a fixed text
-# Looks for a deleted job of the same request only now: whoever deleted it has committed,
-# or its row would have been in the way of this one's.
+# Looks only now, when others can change neither any more. For a deleted job of the same
+# request: whoever deleted it has committed, or its row would have been in the way of this
+# one's. For limits: whoever set them has committed, or waits for this one's commit.
 _INSERT_EVENT = """
-INSERT INTO job_event (job_id, sequence, event_id, type, payload)
-SELECT $1, e.* FROM unnest($2::int[], $3::text[], $4::text[], $5::bytea[]) AS e
-WHERE NOT EXISTS (SELECT FROM deleted_job WHERE tenant = $6 AND create_request = $7)
+WITH found AS MATERIALIZED (
+    SELECT EXISTS (
+        SELECT FROM deleted_job WHERE tenant = $6 AND create_request = $7) AS deleted,
+    NOT $8::bool AND EXISTS (
+        SELECT FROM tenant_quota WHERE tenant = $6 AND limits <> '{}'::jsonb) AS limited
+), written AS (
+    INSERT INTO job_event (job_id, sequence, event_id, type, payload)
+    SELECT $1, e.*
+    FROM found, unnest($2::int[], $3::text[], $4::text[], $5::bytea[]) AS e
+    WHERE NOT deleted AND NOT limited
+)
+SELECT deleted, limited FROM found
 """
 _WAITING = """
 SELECT count(*) FROM (
@@ -207,6 +221,10 @@ class _WasMadeError(Exception):
     """The request has made its job before: what was written for another is taken back."""
 
 
+class _IsLimitedError(Exception):
+    """The tenant has limits: what was written without its lock is taken back."""
+
+
 class _NoRoomError(Exception):
     """The tenant's limits have no room; nothing was written."""
 
@@ -219,10 +237,10 @@ async def _make(database: Database, locks: TenantLocks, new: _New) -> bool:
     """Whether the job was made; not when the request has made one before."""
     job = new.job
     if not locks.has_limits(job.tenant):
-        made, limited = await _make_unlimited(database, new)
-        if made or not limited:
-            return made
-        locks.remember(job.tenant)
+        try:
+            return await _make_unlimited(database, new)
+        except _IsLimitedError:
+            locks.remember(job.tenant)
     try:
         return await _make_limited(locks, new)
     except _NoRoomError as full:
@@ -233,20 +251,27 @@ async def _make(database: Database, locks: TenantLocks, new: _New) -> bool:
         raise refusal(job.tenant, full.limits, full.use, full.verdict, free) from None
 
 
-async def _make_unlimited(database: Database, new: _New) -> tuple[bool, bool]:
-    """Makes the job of a tenant without limits; whether it was made, and whether it has any."""
+async def _make_unlimited(database: Database, new: _New) -> bool:
+    """Makes the job of a tenant without limits; see `_make`.
+
+    The documents are written before the row: whoever sets limits waits from then on.
+
+    Raises:
+        _IsLimitedError: The tenant has limits.
+    """
+    job = new.job
     try:
         async with database.connection() as connection, connection.transaction():
-            made, limited = await _insert(connection, new.job, 1, locked=False)
-            if made:
-                await _insert_events(connection, new.job, [new.event])
-                await insert_documents(connection, new.job.job_id, new.documents)
-                await audit.write(connection, new.job.job_id)
-    except _WasDeletedError:
-        return False, False
-    if made:
-        audit.written()
-    return made, limited
+            await insert_documents(connection, job.job_id, new.documents)
+            made, limited = await _insert(connection, job, 1, locked=False)
+            if not made:
+                raise _IsLimitedError if limited else _WasMadeError
+            await _insert_events(connection, job, [new.event], locked=False)
+            await audit.write(connection, job.job_id)
+    except (_WasDeletedError, _WasMadeError):
+        return False
+    audit.written()
+    return True
 
 
 async def _make_limited(locks: TenantLocks, new: _New) -> bool:
@@ -291,7 +316,7 @@ async def _make_limited(locks: TenantLocks, new: _New) -> bool:
             )
             if not made:
                 raise _WasMadeError
-            await _insert_events(connection, job, events)
+            await _insert_events(connection, job, events, locked=True)
             await audit.write(connection, job.job_id)
     except (_WasDeletedError, _WasMadeError):
         return False
@@ -364,10 +389,16 @@ async def _insert(
 
 
 async def _insert_events(
-    connection: Connection, job: NewJob, events: Sequence[job_pb2.JobEvent]
+    connection: Connection, job: NewJob, events: Sequence[job_pb2.JobEvent], *, locked: bool
 ) -> None:
+    """Writes the log's beginning.
+
+    Raises:
+        _WasDeletedError: A job of the same request was deleted.
+        _IsLimitedError: The tenant, whose lock is not held, has limits.
+    """
     rows = [to_row(event) for event in events]
-    done = await connection.execute(
+    found = await connection.fetchrow(
         _INSERT_EVENT,
         job.job_id,
         list(range(1, len(rows) + 1)),
@@ -376,6 +407,9 @@ async def _insert_events(
         [row.payload for row in rows],
         job.tenant,
         request_key(job.request_id),
+        locked,
     )
-    if done == "INSERT 0 0":
+    if found is None or found["deleted"]:
         raise _WasDeletedError
+    if found["limited"]:
+        raise _IsLimitedError

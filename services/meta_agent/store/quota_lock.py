@@ -1,6 +1,7 @@
 """The lock under which a tenant's use grows: the row of the tenant.
 
-Taken before any job's row. Within a replica those who want it stand in line without a
+Taken before any job's row. Jobs of a tenant without limits do not take it; they share a
+lock of the database's memory, which whoever sets limits has alone. Within a replica those who want it stand in line without a
 connection, so that one tenant's crowd does not take the pool from the others.
 """
 
@@ -25,6 +26,21 @@ TRANCHE = 20_000
 _ROW = "INSERT INTO tenant_quota (tenant) VALUES ($1) ON CONFLICT DO NOTHING"
 _LOCK = "SELECT limits FROM tenant_quota WHERE tenant = $1 FOR UPDATE"
 _READ = "SELECT limits FROM tenant_quota WHERE tenant = $1"
+
+_LOCK_SPACE = 0x48_4D_41_08
+_ALONE = "SELECT pg_advisory_xact_lock($1, hashtext($2))"
+
+
+def sharing(tenant: str) -> str:
+    """The part of a statement that keeps a tenant's limits from being set until it commits.
+
+    Its snapshot may be from before limits that were set while it waited: so the limits
+    are to be read by a later statement.
+
+    Args:
+        tenant: The parameter that has it, such as $2.
+    """
+    return f"pg_advisory_xact_lock_shared({_LOCK_SPACE}, hashtext({tenant}))"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +102,19 @@ class TenantLocks:
         """
         async with self.hold_late(tenant) as (connection, lock):
             yield connection, await lock()
+
+    @contextlib.asynccontextmanager
+    async def hold_to_change(self, tenant: str) -> AsyncIterator[tuple[Connection, Limits]]:
+        """As `hold`, once all jobs that were being accepted without limits are committed.
+
+        Those that come later find the limits that are set meanwhile.
+
+        Raises:
+            Unavailable: As `hold`.
+        """
+        async with self.hold(tenant) as (connection, limits):
+            await connection.execute(_ALONE, _LOCK_SPACE, tenant)
+            yield connection, limits
 
     @contextlib.asynccontextmanager
     async def hold_late(
