@@ -23,6 +23,9 @@ _log = logging.getLogger(__name__)
 CALL_TIMEOUT = 2.0
 """Seconds that one question may take."""
 
+LEAVE_TIMEOUT = 0.5
+"""Seconds that it may take to say that a call does not wait any more."""
+
 PAUSE = 0.5
 """Seconds between two questions while no MetaAgent answers; up to half more at random."""
 
@@ -61,16 +64,23 @@ class RouteWindows:
             async with asyncio.timeout(max(time_left, 0.0)):
                 granted = await stopping.unless(stop, self._wait(request))
         except TimeoutError:
+            granted = None
+        if not granted:
+            # Those behind it in line are not to wait for it until its place expires.
+            await self._say(route, request.call_id, 0, LEAVE_TIMEOUT)
             return None
-        return request.call_id if granted else None
+        return request.call_id
 
     async def settle(self, route: str, call_id: str, tokens: int) -> None:
         """Says what a call took. Lost, it counts with the most that it could have taken."""
+        await self._say(route, call_id, tokens, CALL_TIMEOUT)
+
+    async def _say(self, route: str, call_id: str, tokens: int, timeout: float) -> None:
         request = meta_agent_pb2.ReserveRouteRequest(
             route=route, call_id=call_id, used_tokens=tokens
         )
         try:
-            await self._ask(request)
+            await self._ask(request, timeout)
         except grpc.aio.AioRpcError as error:
             _log.debug("what a call took could not be said", extra={"code": error.code().name})
 
@@ -93,8 +103,8 @@ class RouteWindows:
             await asyncio.sleep(answer.retry_after.ToNanoseconds() / 1e9)
 
     async def _ask(
-        self, request: meta_agent_pb2.ReserveRouteRequest
+        self, request: meta_agent_pb2.ReserveRouteRequest, timeout: float = CALL_TIMEOUT
     ) -> meta_agent_pb2.ReserveRouteResponse:
-        call: Any = self._stub.ReserveRoute(request, timeout=CALL_TIMEOUT)
+        call: Any = self._stub.ReserveRoute(request, timeout=timeout)
         answer: meta_agent_pb2.ReserveRouteResponse = await call
         return answer

@@ -905,7 +905,9 @@ class ReserveRouteRequest(_message.Message):
     tokens: _builtins.int
     """Most tokens that it can take; 0 with used_tokens."""
     used_tokens: _builtins.int
-    """Set when the call is over: what it took, prompt and completion."""
+    """Set when the call is over: what it took, prompt and completion. 0 when it waits for
+    room no more: it leaves the line.
+    """
     def __init__(
         self,
         *,
@@ -936,7 +938,9 @@ class ReserveRouteResponse(_message.Message):
     """The call may begin."""
     @_builtins.property
     def retry_after(self) -> _duration_pb2.Duration:
-        """Else: when to ask again."""
+        """Else: when to ask again. Who has not for 10 s is not waited for, and after 60 s has
+        lost its place in line.
+        """
 
     def __init__(
         self,

@@ -17,7 +17,7 @@ from services.meta_agent.driving.progress import ProgressBoard
 from services.meta_agent.edge.validation import check_job_id
 from services.meta_agent.job.times import timestamp
 from services.meta_agent.store.ids import is_job_id
-from services.meta_agent.store.route_windows import RouteLimits
+from services.meta_agent.store.route_room import RouteLimits
 from services.meta_agent.store.store import Store
 
 Context = grpc.aio.ServicerContext[Any, Any]

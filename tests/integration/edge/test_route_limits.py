@@ -110,6 +110,8 @@ async def test_who_is_stopped_while_it_waits_has_spent_nothing(store: Store, ben
         completion = await waiting
     assert (completion.text, completion.finish_reason) == ("", "abort")
     assert attempt.most == 0
+    # Nor does anybody wait behind it any more.
+    assert await store.database.fetch("SELECT * FROM route_waiter") == []
     assert len(bench.server.calls) == 1
 
 
