@@ -9,6 +9,7 @@ from datetime import datetime
 
 from hma.errors import AlreadyExists, Unavailable
 from hma.v1 import job_pb2, task_pb2
+from services.meta_agent.job.priority import turn
 from services.meta_agent.store import audit
 from services.meta_agent.store.append import to_row
 from services.meta_agent.store.database import Connection, Database
@@ -17,6 +18,7 @@ from services.meta_agent.store.quota_admission import Verdict, Wish, judge
 from services.meta_agent.store.quota_buckets import bucketing
 from services.meta_agent.store.quota_events import drawn_event
 from services.meta_agent.store.quota_limits import Limits, draws_tokens
+from services.meta_agent.store.quota_line import first_in_line, with_kept
 from services.meta_agent.store.quota_lock import TenantLocks, sharing
 from services.meta_agent.store.quota_queue import let_line_in
 from services.meta_agent.store.quota_refusal import free_time, refusal
@@ -110,7 +112,7 @@ class NewJob:
         state: Where it starts.
         state_reason: Why it is there.
         min_reader: Lowest reader version that can fold its log.
-        priority: Of its tenant's jobs, higher ones are claimed first; -100 to 100.
+        priority: Moves its turn among its tenant's jobs; -100 to 100.
         least_tokens: Tokens below which beginning is of no use.
         token_price: Most money that one of its tokens can cost.
         waits: It waits when its tenant's limits have no room for it now; else it is
@@ -290,13 +292,15 @@ async def _make_limited(locks: TenantLocks, new: _New) -> bool:
             limits = await lock()
             if not limits:
                 locks.forget(job.tenant)
-            tranche = locks.rules.tranche
-            # First come, first served: or those who ask again and again would keep those
-            # out who wait.
-            line = await let_line_in(connection, job.tenant, limits, tranche, job.priority)
+            rules = locks.rules
+            turn_ = turn(job.create_time, job.priority, rules.ageing)
+            # By turn: or those who ask again and again would keep those out who wait.
+            line = await let_line_in(connection, job.tenant, limits, rules, turn_)
             new.let_in[:] = line.let_in
+            first = await first_in_line(connection, job.tenant, limits)
             use = await read_use(connection, job.tenant, limits)
-            verdict = judge(limits, use, wish, tranche)
+            use = with_kept(use, first, job.job_id, turn_)
+            verdict = judge(limits, use, wish, rules.tranche)
             if line.next is not None and not verdict.hopeless:
                 verdict = line.next
             if verdict.full and not (job.waits and await _may_wait(connection, job.tenant)):

@@ -1,8 +1,9 @@
 """The lock under which a tenant's use grows: the row of the tenant.
 
-Taken before any job's row. Jobs of a tenant without limits do not take it; they share a
-lock of the database's memory, which whoever sets limits has alone. Within a replica those who want it stand in line without a
-connection, so that one tenant's crowd does not take the pool from the others.
+Taken before any job's row. Within a replica those who want it stand in line without a
+connection, so that one tenant's crowd does not take the pool from the others. Jobs of a
+tenant without limits do not take it: they share a lock of the database's memory, which
+whoever sets limits has alone.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
 
+from services.meta_agent.job.priority import AGEING
 from services.meta_agent.store.database import Connection, Database
 from services.meta_agent.store.lines import Lines
 from services.meta_agent.store.quota_limits import NO_LIMITS, Limits, from_json
@@ -50,10 +52,12 @@ class QuotaRules:
     Attributes:
         default: Limits of tenants for which none were set.
         tranche: Tokens that a job draws at once when there is room, at least.
+        ageing: Seconds that a step of priority is worth wherever a tenant's jobs wait.
     """
 
     default: Limits = field(default_factory=lambda: NO_LIMITS)
     tranche: int = TRANCHE
+    ageing: float = AGEING
 
 
 class TenantLocks:

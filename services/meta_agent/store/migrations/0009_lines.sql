@@ -12,3 +12,14 @@ CREATE TABLE route_waiter (
     ask_time timestamptz NOT NULL,
     PRIMARY KEY (route, call_id)
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.05);
+
+-- Jobs that wait for tokens of their tenant's windows, by turn (`quota_line`).
+
+-- Tokens without which the job cannot go on; NULL: it does not wait.
+ALTER TABLE job ADD COLUMN quota_lacks bigint;
+-- When it looked for them last. Whoever looks no more keeps nobody waiting.
+ALTER TABLE job ADD COLUMN quota_look_time timestamptz;
+-- Its place in the line of those who wait: whose is earlier comes first.
+ALTER TABLE job ADD COLUMN quota_turn timestamptz;
+-- Since when room is kept for it; NULL: others are before it.
+ALTER TABLE job ADD COLUMN quota_kept_time timestamptz;
