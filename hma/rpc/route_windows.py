@@ -41,7 +41,7 @@ class RouteWindows:
         self._stub = meta_agent_pb2_grpc.InternalServiceStub(channel)
 
     async def reserve(
-        self, route: str, tokens: int, stop: asyncio.Event, time_left: float
+        self, route: str, tokens: int, stop: asyncio.Event, time_left: float, priority: int = 0
     ) -> str | None:
         """Waits for room for one call.
 
@@ -50,6 +50,7 @@ class RouteWindows:
             tokens: Most that the call can take, prompt and completion.
             stop: Ends the wait.
             time_left: Seconds after which it ends anyway.
+            priority: As for the server's queue: lower goes earlier.
 
         Returns:
             The id to settle with; None when it was stopped or the time ran out.
@@ -58,7 +59,7 @@ class RouteWindows:
             CallRefused: RATE_LIMITED: the route's limit is less than the call can take.
         """
         request = meta_agent_pb2.ReserveRouteRequest(
-            route=route, call_id=uuid.uuid4().hex, tokens=tokens
+            route=route, call_id=uuid.uuid4().hex, tokens=tokens, priority=priority
         )
         try:
             async with asyncio.timeout(max(time_left, 0.0)):

@@ -5,6 +5,10 @@ wait for. So whoever is first gets the next room, however much it needs, and who
 stands behind passes only where that takes nothing from those in front. What a window
 counts leaves it within `SPAN`: the first in line waits no longer than that, the one at
 place n no longer than n times that.
+
+Calls stand by the time at which they came. An answer's call goes before planning, and
+planning before work, as at a model server: its time is earlier by `HEAD_START` for each
+step, so that work is not kept out for ever.
 """
 
 from __future__ import annotations
@@ -13,6 +17,9 @@ from dataclasses import dataclass
 
 SPAN = 60
 """Seconds that a window is long."""
+
+HEAD_START = 60
+"""Seconds in line that a step of priority is worth."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

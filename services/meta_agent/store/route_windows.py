@@ -12,7 +12,14 @@ from dataclasses import dataclass
 
 from services.meta_agent.store.database import Connection, Database
 from services.meta_agent.store.lines import Lines
-from services.meta_agent.store.route_room import SPAN, Load, RouteLimits, lacking, never_fits
+from services.meta_agent.store.route_room import (
+    HEAD_START,
+    SPAN,
+    Load,
+    RouteLimits,
+    lacking,
+    never_fits,
+)
 
 ASK_AGAIN = 2.0
 """Seconds after which a call that waits is asked for again, at the latest: others may have
@@ -44,18 +51,21 @@ WITH m AS MATERIALIZED (SELECT clock_timestamp() AS now), used AS (
            coalesce(bool_or(call_id = $2), false) AS known
     FROM m JOIN route_call ON route = $1 AND begin_time > m.now - interval '{SPAN} seconds'
 ), own AS (
-    SELECT min(place) AS place FROM route_waiter WHERE route = $1 AND call_id = $2
+    SELECT w.place IS NOT NULL AS stands, coalesce(w.place, 9223372036854775807) AS place,
+           coalesce(w.turn, m.now + $3::int * interval '{HEAD_START} seconds') AS turn
+    FROM m LEFT JOIN route_waiter w ON w.route = $1 AND w.call_id = $2
 ), line AS (
     SELECT count(*) AS standing,
            count(*) FILTER (WHERE before) AS calls,
            coalesce(sum(tokens) FILTER (WHERE before), 0)::bigint AS tokens
     FROM (
         SELECT w.tokens, w.ask_time > m.now - interval '{LEASE} seconds'
-               AND (own.place IS NULL OR w.place < own.place) AS before
+               AND (w.turn, w.place) < (own.turn, own.place) AS before
         FROM m, own, route_waiter w WHERE w.route = $1
     ) AS w
 )
-SELECT used.*, line.standing, line.calls AS calls_ahead, line.tokens AS tokens_ahead, own.place
+SELECT used.*, line.standing, line.calls AS calls_ahead, line.tokens AS tokens_ahead,
+       own.stands, own.turn
 FROM used, line, own
 """  # noqa: S608 - numbers of this module
 _TAKE = """
@@ -64,8 +74,8 @@ INSERT INTO route_call (route, call_id, tokens, begin_time)
 VALUES ($1, $2, $3, clock_timestamp())
 """
 _STAND = """
-INSERT INTO route_waiter (route, call_id, tokens, ask_time)
-VALUES ($1, $2, $3, clock_timestamp())
+INSERT INTO route_waiter (route, call_id, tokens, turn, ask_time)
+VALUES ($1, $2, $3, $4, clock_timestamp())
 ON CONFLICT (route, call_id) DO UPDATE SET tokens = excluded.tokens, ask_time = excluded.ask_time
 """
 # When so much has left, if that is soon.
@@ -106,7 +116,7 @@ class RouteWindows:
         self._lines = Lines()
 
     async def reserve(
-        self, route: str, call_id: str, tokens: int, limits: RouteLimits
+        self, route: str, call_id: str, tokens: int, limits: RouteLimits, priority: int = 0
     ) -> RouteRoom:
         """Takes room for a call, or a place in line. Asked again, the same call takes it once.
 
@@ -115,6 +125,7 @@ class RouteWindows:
             call_id: The call's.
             tokens: Most that it can take.
             limits: Of the route.
+            priority: Lower goes earlier.
 
         Raises:
             Unavailable: The database cannot be reached; asking again is safe.
@@ -128,7 +139,7 @@ class RouteWindows:
         ):
             await connection.execute(_LOCK, _LOCK_SPACE, route)
             await connection.execute(_FORGET, route)
-            seen = await connection.fetchrow(_LOOK, route, call_id)
+            seen = await connection.fetchrow(_LOOK, route, call_id, priority)
             if seen is None or seen["known"]:
                 return RouteRoom(True)
             use = Load(seen["calls"], seen["tokens"])
@@ -137,8 +148,8 @@ class RouteWindows:
             if lack is None:
                 await connection.execute(_TAKE, route, call_id, tokens)
                 return RouteRoom(True)
-            if seen["place"] is not None or seen["standing"] < MOST_WAITING:
-                await connection.execute(_STAND, route, call_id, tokens)
+            if seen["stands"] or seen["standing"] < MOST_WAITING:
+                await connection.execute(_STAND, route, call_id, tokens, seen["turn"])
             return RouteRoom(False, await _wait(connection, route, lack))
 
     async def settle(self, route: str, call_id: str, tokens: int) -> None:

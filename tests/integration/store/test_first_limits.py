@@ -153,6 +153,8 @@ async def test_whenever_the_first_limits_come_no_window_is_exceeded_afterwards(
         async def set_limits(tenant: str = tenant, after: int = number) -> float:
             for _ in range(after):
                 await asyncio.sleep(0)
+            with contextlib.suppress(Unavailable):  # somebody's commit took long: again
+                await limit(stores[0], tenant, concurrent_jobs=1)
             await limit(stores[0], tenant, concurrent_jobs=1)
             return (await used(stores[0], tenant))["concurrent_jobs"][0]
 

@@ -8,14 +8,15 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from services.meta_agent.store.route_room import SPAN, RouteLimits
+from services.meta_agent.store.route_room import HEAD_START, SPAN, RouteLimits
 from services.meta_agent.store.route_windows import ASK_AGAIN, KEPT, LEASE
 from services.meta_agent.store.store import Store
 from tests.integration.store.conftest import OpenStore
 
 _AGE = """
 WITH waiters AS (
-    UPDATE route_waiter SET ask_time = ask_time - $1::float8 * interval '1 second'
+    UPDATE route_waiter SET ask_time = ask_time - $1::float8 * interval '1 second',
+                            turn = turn - $1::float8 * interval '1 second'
 )
 UPDATE route_call SET begin_time = begin_time - $1::float8 * interval '1 second'
 """
@@ -160,6 +161,32 @@ async def test_who_leaves_the_line_keeps_nobody_waiting(store: Store) -> None:
     assert not (await windows.reserve("r", "small", 100, limits)).granted
     await windows.settle("r", "large", 0)
     assert (await windows.reserve("r", "small", 100, limits)).granted
+
+
+@pytest.mark.parametrize(
+    ("waited", "first"), [(0, "answer"), (2 * HEAD_START - 5, "answer"), (2 * HEAD_START, "work")]
+)
+async def test_answers_go_before_work_that_has_not_waited_for_long(
+    store: Store, waited: int, first: str
+) -> None:
+    limits = RouteLimits(requests=1)
+    windows = store.route_windows
+    assert (await windows.reserve("r", "a", 1, limits)).granted
+    calls = (("plan", -1), ("work", 0), ("answer", -2))
+    for name, priority in calls:
+        assert not (await windows.reserve("r", name, 1, limits, priority)).granted
+    await store.database.execute(
+        "UPDATE route_waiter SET turn = turn - $1::int * interval '1 second' "
+        "WHERE call_id = 'work'",
+        waited,
+    )
+    await store.database.execute("DELETE FROM route_call")
+    granted = [
+        name
+        for name, priority in calls
+        if (await windows.reserve("r", name, 1, limits, priority)).granted
+    ]
+    assert granted == [first]
 
 
 async def test_only_so_many_stand_in_line(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,9 @@
 CREATE TABLE route_waiter (
     route    text COLLATE "C" NOT NULL,
     call_id  text COLLATE "C" NOT NULL,
-    -- Lower ones come first.
+    -- When it came, earlier for those that are to go before others.
+    turn     timestamptz NOT NULL,
+    -- Of two with one turn, the lower comes first.
     place    bigint GENERATED ALWAYS AS IDENTITY,
     -- The most that the call can take.
     tokens   integer NOT NULL,
