@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from hma.errors import Fenced, HmaError, InvalidRequest, QuotaExceeded, Unavailable
 from hma.v1 import admin_pb2, job_pb2
 from services.meta_agent.store.append import Append, JobSummary
-from services.meta_agent.store.creation import NewJob
 from services.meta_agent.store.ids import new_replica_id
+from services.meta_agent.store.new_job import NewJob
 from services.meta_agent.store.quota_draws import Draw
 from services.meta_agent.store.quota_limits import PRESETS
 from services.meta_agent.store.quota_lock import QuotaRules
@@ -410,7 +410,7 @@ async def test_the_default_holds_for_tenants_without_limits_of_their_own(
     assert PRESETS["unlimited"] == {}
 
 
-async def test_tenants_without_limits_take_no_lock(store: Store) -> None:
+async def test_tenants_without_limits_have_no_row_to_lock(store: Store) -> None:
     await make(store)
     assert await store.database.fetch("SELECT * FROM tenant_quota") == []
 

@@ -11,7 +11,7 @@ import pytest
 from hma.errors import QuotaExceeded
 from hma.v1 import job_pb2
 from services.meta_agent.store.append import Append, JobSummary
-from services.meta_agent.store.creation import NewJob
+from services.meta_agent.store.new_job import NewJob
 from services.meta_agent.store.quota_draws import Drawn
 from services.meta_agent.store.quota_line import HOLD, LEASE
 from services.meta_agent.store.quota_lock import QuotaRules
