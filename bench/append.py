@@ -17,8 +17,8 @@ from datetime import UTC, datetime, timedelta
 
 from hma.v1 import attempt_pb2, common_pb2, job_pb2
 from services.meta_agent.store.append import Append, write_batch
-from services.meta_agent.store.creation import NewJob
 from services.meta_agent.store.ids import new_event_id, new_job_id, new_replica_id
+from services.meta_agent.store.new_job import NewJob
 from services.meta_agent.store.store import Store, open_store
 
 JobEvent = job_pb2.JobEvent

@@ -15,8 +15,8 @@ from datetime import UTC, datetime, timedelta
 from bench.append import embedded, settled_call
 from hma.v1 import admin_pb2, attempt_pb2, job_pb2
 from services.meta_agent.store.append import Append
-from services.meta_agent.store.creation import NewJob
 from services.meta_agent.store.ids import new_event_id, new_job_id, new_replica_id
+from services.meta_agent.store.new_job import NewJob
 from services.meta_agent.store.quota_draws import Draw
 from services.meta_agent.store.quota_lock import QuotaRules
 from services.meta_agent.store.store import Store, StoreOptions, open_store

@@ -115,7 +115,7 @@ class Windows(Protocol):
     """Room in the windows of routes that have limits (`hma.rpc.route_windows`)."""
 
     async def reserve(
-        self, route: str, tokens: int, stop: asyncio.Event, time_left: float
+        self, route: str, tokens: int, stop: asyncio.Event, time_left: float, priority: int
     ) -> str | None:
         """Waits for room for a call; its id, None when it was stopped or out of time."""
         ...
@@ -329,7 +329,9 @@ class BudgetedLLM:
             return await self._make(request, call, collector)
         attempt.progress(call=call.number, phase="waiting for the route's limit")
         most = call.count.tokens + call.max_tokens
-        room = await windows.reserve(route.name, most, attempt.stop, attempt.time_left())
+        room = await windows.reserve(
+            route.name, most, attempt.stop, attempt.time_left(), attempt.priority
+        )
         if room is None:
             return booking.nothing(), "abort"
         used: int | None = None  # not known: it counts with the most that it can have taken

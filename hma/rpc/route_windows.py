@@ -23,6 +23,9 @@ _log = logging.getLogger(__name__)
 CALL_TIMEOUT = 2.0
 """Seconds that one question may take."""
 
+LEAVE_TIMEOUT = 0.5
+"""Seconds that it may take to say that a call does not wait any more."""
+
 PAUSE = 0.5
 """Seconds between two questions while no MetaAgent answers; up to half more at random."""
 
@@ -38,7 +41,7 @@ class RouteWindows:
         self._stub = meta_agent_pb2_grpc.InternalServiceStub(channel)
 
     async def reserve(
-        self, route: str, tokens: int, stop: asyncio.Event, time_left: float
+        self, route: str, tokens: int, stop: asyncio.Event, time_left: float, priority: int = 0
     ) -> str | None:
         """Waits for room for one call.
 
@@ -47,6 +50,7 @@ class RouteWindows:
             tokens: Most that the call can take, prompt and completion.
             stop: Ends the wait.
             time_left: Seconds after which it ends anyway.
+            priority: As for the server's queue: lower goes earlier.
 
         Returns:
             The id to settle with; None when it was stopped or the time ran out.
@@ -55,22 +59,29 @@ class RouteWindows:
             CallRefused: RATE_LIMITED: the route's limit is less than the call can take.
         """
         request = meta_agent_pb2.ReserveRouteRequest(
-            route=route, call_id=uuid.uuid4().hex, tokens=tokens
+            route=route, call_id=uuid.uuid4().hex, tokens=tokens, priority=priority
         )
         try:
             async with asyncio.timeout(max(time_left, 0.0)):
                 granted = await stopping.unless(stop, self._wait(request))
         except TimeoutError:
+            granted = None
+        if not granted:
+            # Those behind it in line are not to wait for it until its place expires.
+            await self._say(route, request.call_id, 0, LEAVE_TIMEOUT)
             return None
-        return request.call_id if granted else None
+        return request.call_id
 
     async def settle(self, route: str, call_id: str, tokens: int) -> None:
         """Says what a call took. Lost, it counts with the most that it could have taken."""
+        await self._say(route, call_id, tokens, CALL_TIMEOUT)
+
+    async def _say(self, route: str, call_id: str, tokens: int, timeout: float) -> None:
         request = meta_agent_pb2.ReserveRouteRequest(
             route=route, call_id=call_id, used_tokens=tokens
         )
         try:
-            await self._ask(request)
+            await self._ask(request, timeout)
         except grpc.aio.AioRpcError as error:
             _log.debug("what a call took could not be said", extra={"code": error.code().name})
 
@@ -93,8 +104,8 @@ class RouteWindows:
             await asyncio.sleep(answer.retry_after.ToNanoseconds() / 1e9)
 
     async def _ask(
-        self, request: meta_agent_pb2.ReserveRouteRequest
+        self, request: meta_agent_pb2.ReserveRouteRequest, timeout: float = CALL_TIMEOUT
     ) -> meta_agent_pb2.ReserveRouteResponse:
-        call: Any = self._stub.ReserveRoute(request, timeout=CALL_TIMEOUT)
+        call: Any = self._stub.ReserveRoute(request, timeout=timeout)
         answer: meta_agent_pb2.ReserveRouteResponse = await call
         return answer

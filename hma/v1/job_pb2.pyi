@@ -565,8 +565,9 @@ class JobPolicy(_message.Message):
     worth another round; the setting's when 0.
     """
     priority: _builtins.int
-    """Jobs of a tenant with a higher one are driven, and get places, earlier: -100 to
-    100. Between tenants it means nothing.
+    """Jobs of a tenant with a higher one are driven, and get places and room in the
+    tenant's quota, earlier: -100 to 100. In line, 25 more are worth a minute of waiting
+    (HMA_PRIORITY_AGEING): no job waits for ever. Between tenants it means nothing.
     """
     @_builtins.property
     def layer_timeout(self) -> _duration_pb2.Duration:

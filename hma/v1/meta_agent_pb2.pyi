@@ -898,6 +898,7 @@ class ReserveRouteRequest(_message.Message):
     CALL_ID_FIELD_NUMBER: _builtins.int
     TOKENS_FIELD_NUMBER: _builtins.int
     USED_TOKENS_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     route: _builtins.str
     """The route's name."""
     call_id: _builtins.str
@@ -905,7 +906,13 @@ class ReserveRouteRequest(_message.Message):
     tokens: _builtins.int
     """Most tokens that it can take; 0 with used_tokens."""
     used_tokens: _builtins.int
-    """Set when the call is over: what it took, prompt and completion."""
+    """Set when the call is over: what it took, prompt and completion. 0 when it waits for
+    room no more: it leaves the line.
+    """
+    priority: _builtins.int
+    """As at the inference server: lower goes earlier, -10 to 10. A step is worth a minute
+    in the route's line.
+    """
     def __init__(
         self,
         *,
@@ -913,10 +920,11 @@ class ReserveRouteRequest(_message.Message):
         call_id: _builtins.str = ...,
         tokens: _builtins.int = ...,
         used_tokens: _builtins.int | None = ...,
+        priority: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_used_tokens", b"_used_tokens", "used_tokens", b"used_tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_used_tokens", b"_used_tokens", "call_id", b"call_id", "route", b"route", "tokens", b"tokens", "used_tokens", b"used_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_used_tokens", b"_used_tokens", "call_id", b"call_id", "priority", b"priority", "route", b"route", "tokens", b"tokens", "used_tokens", b"used_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__used_tokens: _TypeAlias = _typing.Literal["used_tokens"]  # noqa: Y015
     _WhichOneofArgType__used_tokens: _TypeAlias = _typing.Literal["_used_tokens", b"_used_tokens"]  # noqa: Y015
@@ -936,7 +944,9 @@ class ReserveRouteResponse(_message.Message):
     """The call may begin."""
     @_builtins.property
     def retry_after(self) -> _duration_pb2.Duration:
-        """Else: when to ask again."""
+        """Else: when to ask again. Who has not for 10 s is not waited for, and after 60 s has
+        lost its place in line.
+        """
 
     def __init__(
         self,

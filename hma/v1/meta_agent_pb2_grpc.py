@@ -654,6 +654,7 @@ class InternalServiceServicer:
 
     def ReserveRoute(self, request, context):
         """Room in the windows of a route that has limits of its own; asked before each call.
+        Calls that wait stand in line: who comes later does not take what they need.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -232,7 +232,9 @@ class InternalServiceStub:
     ReadDocument: _grpc.UnaryStreamMultiCallable[_meta_agent_pb2.ReadDocumentRequest, _meta_agent_pb2.ReadDocumentResponse]
     """A document's content, in chunks."""
     ReserveRoute: _grpc.UnaryUnaryMultiCallable[_meta_agent_pb2.ReserveRouteRequest, _meta_agent_pb2.ReserveRouteResponse]
-    """Room in the windows of a route that has limits of its own; asked before each call."""
+    """Room in the windows of a route that has limits of its own; asked before each call.
+    Calls that wait stand in line: who comes later does not take what they need.
+    """
 
 @_typing.type_check_only
 class InternalServiceAsyncStub(InternalServiceStub):
@@ -248,7 +250,9 @@ class InternalServiceAsyncStub(InternalServiceStub):
     ReadDocument: _aio.UnaryStreamMultiCallable[_meta_agent_pb2.ReadDocumentRequest, _meta_agent_pb2.ReadDocumentResponse]  # type: ignore[assignment]
     """A document's content, in chunks."""
     ReserveRoute: _aio.UnaryUnaryMultiCallable[_meta_agent_pb2.ReserveRouteRequest, _meta_agent_pb2.ReserveRouteResponse]  # type: ignore[assignment]
-    """Room in the windows of a route that has limits of its own; asked before each call."""
+    """Room in the windows of a route that has limits of its own; asked before each call.
+    Calls that wait stand in line: who comes later does not take what they need.
+    """
 
 class InternalServiceServicer(metaclass=_abc_1.ABCMeta):
     """What services ask of the MetaAgent. Not reachable through the gateway."""
@@ -285,6 +289,8 @@ class InternalServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _meta_agent_pb2.ReserveRouteRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_meta_agent_pb2.ReserveRouteResponse, _abc.Awaitable[_meta_agent_pb2.ReserveRouteResponse]]:
-        """Room in the windows of a route that has limits of its own; asked before each call."""
+        """Room in the windows of a route that has limits of its own; asked before each call.
+        Calls that wait stand in line: who comes later does not take what they need.
+        """
 
 def add_InternalServiceServicer_to_server(servicer: InternalServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

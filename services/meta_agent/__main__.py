@@ -89,7 +89,9 @@ async def main(settings: MetaAgentSettings) -> None:
             options=StoreOptions(
                 pool_size=settings.database_connections,
                 quota=QuotaRules(
-                    default=PRESETS[settings.default_quota], tranche=settings.quota_tranche
+                    default=PRESETS[settings.default_quota],
+                    tranche=settings.quota_tranche,
+                    ageing=settings.priority_ageing,
                 ),
             ),
         )

@@ -16,6 +16,7 @@ from hma.settings import Bytes, Seconds, Secret, at_least, is_port, setting
 from services.meta_agent.access.settings import AccessSettings
 from services.meta_agent.access.tenants import NAME_RULE, is_tenant
 from services.meta_agent.edge.limits import Limits
+from services.meta_agent.job.priority import AGEING
 from services.meta_agent.store.quota_limits import PRESETS
 from services.meta_agent.store.quota_lock import TRANCHE
 
@@ -69,6 +70,10 @@ def _is_share(value: float) -> str | None:
 
 def _is_audit_retention(value: float) -> str | None:
     return None if value == 0 or value >= 86_400 else f"expected 0 or a day and more, got {value}"
+
+
+def _is_ageing(value: float) -> str | None:
+    return None if 0 <= value <= 86_400 else f"expected 0 to a day, got {value}"
 
 
 def _is_preset(value: str) -> str | None:
@@ -265,6 +270,13 @@ class MetaAgentSettings:
         TRANCHE,
         "Tokens that a job draws at once from its tenant's windows, when they have room",
         check=at_least(1),
+    )
+    priority_ageing: Seconds = setting(
+        "HMA_PRIORITY_AGEING",
+        Seconds(AGEING),
+        "How much earlier a job's turn among its tenant's jobs comes for each 25 points of its "
+        "priority: a job that has waited so long stands beside a new one of 25 points more",
+        check=_is_ageing,
     )
     idle_state: Seconds = setting(
         "HMA_IDLE_STATE",

@@ -10,10 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from hma.v1 import attempt_pb2, common_pb2, job_pb2
+from services.meta_agent.job.priority import STEP
 from services.meta_agent.job.state import JobFold
-
-PRIORITY_DOUBLES = 25.0
-"""So much more priority, twice the share of a tenant's places."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +32,7 @@ _ANYBODY = Claimant()
 
 def claimant(created: job_pb2.JobCreated) -> Claimant:
     """Who a job is when places are shared out."""
-    return Claimant(created.tenant, 2.0 ** (created.policy.priority / PRIORITY_DOUBLES))
+    return Claimant(created.tenant, 2.0 ** (created.policy.priority / STEP))
 
 
 class Capacity:

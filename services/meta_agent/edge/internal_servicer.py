@@ -17,7 +17,7 @@ from services.meta_agent.driving.progress import ProgressBoard
 from services.meta_agent.edge.validation import check_job_id
 from services.meta_agent.job.times import timestamp
 from services.meta_agent.store.ids import is_job_id
-from services.meta_agent.store.route_windows import RouteLimits
+from services.meta_agent.store.route_room import RouteLimits
 from services.meta_agent.store.store import Store
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -88,6 +88,7 @@ class InternalServicer(meta_agent_pb2_grpc.InternalServiceServicer):
         faults.require("\x00" not in request.call_id, "call_id", "must be text")
         faults.at_most(request.call_id, MAX_CALL_ID_CHARS, "call_id")
         faults.require(request.tokens >= 0, "tokens", "must be 0 or more")
+        faults.require(abs(request.priority) <= 10, "priority", "must be -10 to 10")
         faults.raise_if_any()
         route = self._rules.routes.get(request.route)
         if route is None or not route.limited:
@@ -99,7 +100,9 @@ class InternalServicer(meta_agent_pb2_grpc.InternalServiceServicer):
             await windows.settle(route.name, request.call_id, used)
             return meta_agent_pb2.ReserveRouteResponse(granted=True)
         limits = RouteLimits(requests=route.requests_per_minute, tokens=route.tokens_per_minute)
-        room = await windows.reserve(route.name, request.call_id, request.tokens, limits)
+        room = await windows.reserve(
+            route.name, request.call_id, request.tokens, limits, request.priority
+        )
         response = meta_agent_pb2.ReserveRouteResponse(granted=room.granted)
         if room.retry_after is not None:
             response.retry_after.FromMicroseconds(int(room.retry_after * 1e6))

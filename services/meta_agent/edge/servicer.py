@@ -31,9 +31,10 @@ from services.meta_agent.edge.status import StatusBoard
 from services.meta_agent.edge.validation import Validator
 from services.meta_agent.edge.watch import Watches
 from services.meta_agent.job.times import timestamp
-from services.meta_agent.store.creation import Created, NewJob, RequestIdReused
+from services.meta_agent.store.creation import Created, RequestIdReused
 from services.meta_agent.store.ids import new_event_id, new_job_id
 from services.meta_agent.store.jobs import JobRow
+from services.meta_agent.store.new_job import NewJob
 from services.meta_agent.store.store import Store
 from services.meta_agent.store.usage import UsageQuery
 

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import timedelta
 
+from services.meta_agent.job.priority import AGEING, point_worth
 from services.meta_agent.store.database import Database
 from services.meta_agent.store.notify import Notifications
 from services.meta_agent.store.reader import READER
@@ -20,7 +21,7 @@ OVERDUE = timedelta(seconds=2)
 """How near its deadline a job is overdue: there is no time left to work on it."""
 
 # Tenants take turns: a tenant's next job stands behind so many others as its jobs that
-# are driven, and those of its own that come before it by priority and age.
+# are driven, and those of its own whose turn is earlier (`job.priority`).
 #
 # Candidates come from the statement's snapshot, without a lock. Under the lock only
 # the epoch is compared: whoever claimed the job since has raised it. A job that waits
@@ -34,7 +35,8 @@ WITH driven AS MATERIALIZED (
 ), candidate AS MATERIALIZED (
     SELECT j.id, j.epoch, j.create_time,
            coalesce(d.jobs, 0) + row_number() OVER (
-               PARTITION BY j.tenant ORDER BY j.priority DESC, j.create_time
+               PARTITION BY j.tenant
+               ORDER BY j.create_time - j.priority * $9::interval, j.create_time
            ) AS place
     FROM job j
     LEFT JOIN driven d ON d.tenant = j.tenant
@@ -118,6 +120,7 @@ class Claims:
         *,
         reader: int = READER,
         lease: float = LEASE,
+        ageing: float = AGEING,
     ) -> None:
         """Nothing runs yet.
 
@@ -127,11 +130,13 @@ class Claims:
             reader: The reader version of this release: logs that need a later one are
                 left to those who can fold them.
             lease: Seconds for which a replica without a beat keeps its jobs.
+            ageing: Seconds that a step of priority is worth.
         """
         self._database = database
         self._notifications = notifications
         self._reader = reader
         self._lease = timedelta(seconds=lease)
+        self._point = point_worth(ageing)
 
     async def claim(
         self,
@@ -167,6 +172,7 @@ class Claims:
             OVERDUE if overdue_only else None,
             OVERDUE,
             SOON,
+            self._point,
         )
         return [
             Claimed(

@@ -5,59 +5,35 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 
 from hma.errors import AlreadyExists, Unavailable
 from hma.v1 import job_pb2, task_pb2
+from services.meta_agent.job.priority import turn
 from services.meta_agent.store import audit
-from services.meta_agent.store.append import to_row
 from services.meta_agent.store.database import Connection, Database
 from services.meta_agent.store.documents import insert_documents
+from services.meta_agent.store.new_job import (
+    IsLimitedError,
+    NewJob,
+    WasDeletedError,
+    insert_events,
+    insert_row,
+)
 from services.meta_agent.store.quota_admission import Verdict, Wish, judge
-from services.meta_agent.store.quota_buckets import bucketing
 from services.meta_agent.store.quota_events import drawn_event
 from services.meta_agent.store.quota_limits import Limits, draws_tokens
+from services.meta_agent.store.quota_line import first_in_line, with_kept
 from services.meta_agent.store.quota_lock import TenantLocks
 from services.meta_agent.store.quota_queue import let_line_in
 from services.meta_agent.store.quota_refusal import free_time, refusal
 from services.meta_agent.store.quota_use import Use, read_use
-from services.meta_agent.store.reader import READER
-from services.meta_agent.store.tombstones import Made, find_made, request_key
+from services.meta_agent.store.tombstones import Made, find_made
 
-MAX_TITLE_CHARS = 500
 MOST_WAITING = 1000
 """Jobs of one tenant that may wait for its quota; further ones are refused."""
 
-WAITS_FOR_QUOTA = "waits for its tenant's quota"
 _TRIES = 3
 
-# A job that was accepted counts in its tenant's buckets in this very commit.
-_INSERT = f"""
-WITH made AS (
-    INSERT INTO job (id, tenant, request_id, fingerprint, title, state, state_reason, version,
-                     min_reader, deadline, create_time, budget_tokens, priority, quota_price,
-                     quota_state, quota_drawn, quota_tasks, quota_least, accept_time)
-    SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14,
-           $15::smallint, $16, $17, $19,
-           CASE WHEN $15::smallint = 0 THEN clock_timestamp() END
-    WHERE $18::bool OR NOT EXISTS (
-        SELECT FROM tenant_quota WHERE tenant = $2 AND limits <> '{{}}'::jsonb)
-    ON CONFLICT DO NOTHING
-    RETURNING tenant, accept_time
-), bucketed AS {
-    bucketing("SELECT tenant, 1, 0, 0.0, accept_time FROM made WHERE accept_time IS NOT NULL")
-}
-SELECT (SELECT count(*) FROM made) AS made,
-       EXISTS (SELECT FROM tenant_quota
-               WHERE tenant = $2 AND limits <> '{{}}'::jsonb) AS limited
-"""  # noqa: S608 - a fixed text
-# Looks for a deleted job of the same request only now: whoever deleted it has committed,
-# or its row would have been in the way of this one's.
-_INSERT_EVENT = """
-INSERT INTO job_event (job_id, sequence, event_id, type, payload)
-SELECT $1, e.* FROM unnest($2::int[], $3::text[], $4::text[], $5::bytea[]) AS e
-WHERE NOT EXISTS (SELECT FROM deleted_job WHERE tenant = $6 AND create_request = $7)
-"""
 _WAITING = """
 SELECT count(*) FROM (
     SELECT FROM job WHERE tenant = $1 AND quota_state = 1 AND NOT sealed LIMIT $2
@@ -78,46 +54,6 @@ class RequestIdReused(AlreadyExists):
     def __init__(self, job_id: str) -> None:
         super().__init__(f"The request_id was used for another request, which made {job_id}.")
         self.job_id = job_id
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewJob:
-    """A job to be created.
-
-    Attributes:
-        job_id: `ids.new_job_id()`.
-        tenant: Whose it is.
-        request_id: The client's id of the request; empty when it gave none.
-        fingerprint: Hash of the request: the same request_id with another one is refused.
-        title: The description; its first 500 characters are kept for lists.
-        create_time: When it was accepted, by database time, with zone.
-        deadline: When the answer must be there, by database time, with zone.
-        budget_tokens: What it may spend.
-        state: Where it starts.
-        state_reason: Why it is there.
-        min_reader: Lowest reader version that can fold its log.
-        priority: Of its tenant's jobs, higher ones are claimed first; -100 to 100.
-        least_tokens: Tokens below which beginning is of no use.
-        token_price: Most money that one of its tokens can cost.
-        waits: It waits when its tenant's limits have no room for it now; else it is
-            refused.
-    """
-
-    job_id: str
-    tenant: str
-    request_id: str
-    fingerprint: bytes
-    title: str
-    create_time: datetime
-    deadline: datetime
-    budget_tokens: int
-    state: job_pb2.JobState.ValueType = job_pb2.JOB_STATE_QUEUED
-    state_reason: str = ""
-    min_reader: int = READER
-    priority: int = 0
-    least_tokens: int = 1
-    token_price: float = 0.0
-    waits: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,10 +135,6 @@ class _New:
     let_in: list[tuple[str, int]] = field(default_factory=list)
 
 
-class _WasDeletedError(Exception):
-    """The job that the request has made was deleted: the transaction is taken back."""
-
-
 class _WasMadeError(Exception):
     """The request has made its job before: what was written for another is taken back."""
 
@@ -219,10 +151,10 @@ async def _make(database: Database, locks: TenantLocks, new: _New) -> bool:
     """Whether the job was made; not when the request has made one before."""
     job = new.job
     if not locks.has_limits(job.tenant):
-        made, limited = await _make_unlimited(database, new)
-        if made or not limited:
-            return made
-        locks.remember(job.tenant)
+        try:
+            return await _make_unlimited(database, new)
+        except IsLimitedError:
+            locks.remember(job.tenant)
     try:
         return await _make_limited(locks, new)
     except _NoRoomError as full:
@@ -233,20 +165,27 @@ async def _make(database: Database, locks: TenantLocks, new: _New) -> bool:
         raise refusal(job.tenant, full.limits, full.use, full.verdict, free) from None
 
 
-async def _make_unlimited(database: Database, new: _New) -> tuple[bool, bool]:
-    """Makes the job of a tenant without limits; whether it was made, and whether it has any."""
+async def _make_unlimited(database: Database, new: _New) -> bool:
+    """Makes the job of a tenant without limits; see `_make`.
+
+    The documents are written before the row: whoever sets limits waits from then on.
+
+    Raises:
+        IsLimitedError: The tenant has limits.
+    """
+    job = new.job
     try:
         async with database.connection() as connection, connection.transaction():
-            made, limited = await _insert(connection, new.job, 1, locked=False)
-            if made:
-                await _insert_events(connection, new.job, [new.event])
-                await insert_documents(connection, new.job.job_id, new.documents)
-                await audit.write(connection, new.job.job_id)
-    except _WasDeletedError:
-        return False, False
-    if made:
-        audit.written()
-    return made, limited
+            await insert_documents(connection, job.job_id, new.documents)
+            made, limited = await insert_row(connection, job, 1, locked=False)
+            if not made:
+                raise IsLimitedError if limited else _WasMadeError
+            await insert_events(connection, job, [new.event], locked=False)
+            await audit.write(connection, job.job_id)
+    except (WasDeletedError, _WasMadeError):
+        return False
+    audit.written()
+    return True
 
 
 async def _make_limited(locks: TenantLocks, new: _New) -> bool:
@@ -265,13 +204,15 @@ async def _make_limited(locks: TenantLocks, new: _New) -> bool:
             limits = await lock()
             if not limits:
                 locks.forget(job.tenant)
-            tranche = locks.rules.tranche
-            # First come, first served: or those who ask again and again would keep those
-            # out who wait.
-            line = await let_line_in(connection, job.tenant, limits, tranche, job.priority)
+            rules = locks.rules
+            turn_ = turn(job.create_time, job.priority, rules.ageing)
+            # By turn: or those who ask again and again would keep those out who wait.
+            line = await let_line_in(connection, job.tenant, limits, rules, turn_)
             new.let_in[:] = line.let_in
+            first = await first_in_line(connection, job.tenant, limits)
             use = await read_use(connection, job.tenant, limits)
-            verdict = judge(limits, use, wish, tranche)
+            use = with_kept(use, first, job.job_id, turn_)
+            verdict = judge(limits, use, wish, rules.tranche)
             if line.next is not None and not verdict.hopeless:
                 verdict = line.next
             if verdict.full and not (job.waits and await _may_wait(connection, job.tenant)):
@@ -280,7 +221,7 @@ async def _make_limited(locks: TenantLocks, new: _New) -> bool:
             if verdict.full or verdict.drawn is not None:
                 free = await free_time(connection, job.tenant, verdict) if verdict.full else None
                 events.append(_first_draw(job, verdict, use.now, free))
-            made, _ = await _insert(
+            made, _ = await insert_row(
                 connection,
                 job,
                 len(events),
@@ -291,9 +232,9 @@ async def _make_limited(locks: TenantLocks, new: _New) -> bool:
             )
             if not made:
                 raise _WasMadeError
-            await _insert_events(connection, job, events)
+            await insert_events(connection, job, events, locked=True)
             await audit.write(connection, job.job_id)
-    except (_WasDeletedError, _WasMadeError):
+    except (WasDeletedError, _WasMadeError):
         return False
     audit.written()
     return True
@@ -325,57 +266,3 @@ def _first_draw(job: NewJob, verdict: Verdict, now: float, free: float | None) -
         limit=verdict.full,
         retry_time=free,
     )
-
-
-async def _insert(
-    connection: Connection,
-    job: NewJob,
-    version: int,
-    *,
-    locked: bool,
-    waits: bool = False,
-    drawn: int | None = None,
-    tasks: int | None = None,
-) -> tuple[bool, bool]:
-    """Writes the row; whether that was done, and whether the tenant has limits."""
-    row = await connection.fetchrow(
-        _INSERT,
-        job.job_id,
-        job.tenant,
-        job.request_id or None,
-        job.fingerprint,
-        job.title.replace("\0", "")[:MAX_TITLE_CHARS],
-        job.state,
-        WAITS_FOR_QUOTA if waits else job.state_reason,
-        version,
-        job.min_reader,
-        job.deadline,
-        job.create_time,
-        job.budget_tokens,
-        job.priority,
-        job.token_price,
-        int(waits),
-        drawn,
-        tasks,
-        locked,
-        job.least_tokens,
-    )
-    return (bool(row["made"]), bool(row["limited"])) if row is not None else (False, False)
-
-
-async def _insert_events(
-    connection: Connection, job: NewJob, events: Sequence[job_pb2.JobEvent]
-) -> None:
-    rows = [to_row(event) for event in events]
-    done = await connection.execute(
-        _INSERT_EVENT,
-        job.job_id,
-        list(range(1, len(rows) + 1)),
-        [row.event_id for row in rows],
-        [row.type for row in rows],
-        [row.payload for row in rows],
-        job.tenant,
-        request_key(job.request_id),
-    )
-    if done == "INSERT 0 0":
-        raise _WasDeletedError

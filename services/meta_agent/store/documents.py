@@ -13,6 +13,7 @@ PART_BYTES = 256 * 1024
 
 _INSERT = """
 INSERT INTO job_document (job_id, document_id, part, parts, content) VALUES ($1, $2, $3, $4, $5)
+ON CONFLICT DO NOTHING
 """
 _READ = """
 SELECT content, parts FROM job_document WHERE job_id = $1 AND document_id = $2 AND part = $3
@@ -49,7 +50,10 @@ async def insert_documents(
     job_id: str,
     documents: Sequence[tuple[task_pb2.DocumentRef, bytes]],
 ) -> None:
-    """Writes documents inside the caller's transaction, without copying them whole."""
+    """Writes documents inside the caller's transaction, without copying them whole.
+
+    Those that are there already stay: the job was made, and the reply was lost.
+    """
     await connection.executemany(_INSERT, _parts(job_id, documents))
 
 

@@ -11,8 +11,9 @@ import asyncpg
 from hma.errors import NotFound, PreconditionFailed
 from hma.v1 import job_pb2, task_pb2
 from services.meta_agent.store import audit
-from services.meta_agent.store.creation import Created, NewJob, create_job, find_created
+from services.meta_agent.store.creation import Created, create_job, find_created
 from services.meta_agent.store.database import Database
+from services.meta_agent.store.new_job import NewJob
 from services.meta_agent.store.notify import Notifications
 from services.meta_agent.store.page_token import read_token, write_token
 from services.meta_agent.store.purge import purge

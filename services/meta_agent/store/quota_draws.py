@@ -11,19 +11,28 @@ from dataclasses import dataclass, replace
 
 from hma.errors import Fenced
 from hma.v1 import job_pb2
+from services.meta_agent.job.priority import point_worth
 from services.meta_agent.store.append import to_row
 from services.meta_agent.store.database import Connection, Database
 from services.meta_agent.store.notify import Notifications
 from services.meta_agent.store.quota_admission import Verdict
 from services.meta_agent.store.quota_events import drawn_event
 from services.meta_agent.store.quota_limits import WINDOWS, Limits
+from services.meta_agent.store.quota_line import (
+    first_in_line,
+    leave,
+    stand,
+    with_kept,
+    worth_waiting_for,
+)
 from services.meta_agent.store.quota_lock import TenantLocks
 from services.meta_agent.store.quota_refusal import LOOK_AGAIN, free_time
 from services.meta_agent.store.quota_use import Room, Use, read_use, token_room
 
 # The row is locked before it is read, so the figures are those that the update changes.
 _JOB = """
-SELECT quota_drawn, quota_price, quota_state,
+SELECT quota_drawn, quota_price, quota_state, quota_turn IS NOT NULL AS waits,
+       coalesce(quota_turn, create_time - priority * $3::interval) AS turn,
        greatest(quota_drawn - settled_tokens, 0) AS held FROM job
 WHERE id = $1 AND epoch = $2 AND NOT sealed FOR UPDATE
 """
@@ -112,18 +121,34 @@ class Draws:
         """
         async with self._locks.hold(draw.tenant) as (connection, limits):
             use = await read_use(connection, draw.tenant, limits)
-            row = await connection.fetchrow(_JOB, draw.job_id, draw.epoch)
+            row = await connection.fetchrow(
+                _JOB, draw.job_id, draw.epoch, point_worth(self._locks.rules.ageing)
+            )
             if row is None or row["quota_drawn"] is None:
                 raise Fenced(f"Job {draw.job_id} is sealed, gone, or driven under a later epoch.")
             if row["quota_state"]:  # never accepted: it only comes to its end
                 return Drawn(None, LOOK_AGAIN, 0)
             price = max(draw.price, row["quota_price"])
+            turn = row["turn"]
+            first = await first_in_line(connection, draw.tenant, limits)
+            use = with_kept(use, first, draw.job_id, turn)
             # What it holds may cost more than it could when it was drawn.
             risen = (price - row["quota_price"]) * row["held"]
             use = replace(use, held_cost=use.held_cost + risen)
             room = token_room(limits, use, price, draw.patience)
             tokens, limit = _share(draw, room, self._locks.rules.tranche)
             free = await self._free(connection, limits, use, draw, room) if limit else None
+            if limit:
+                # It gives back what it can spare, and needs that again.
+                lacks = draw.least + max(draw.spare, 0)
+                wait = None if free is None else free - use.now
+                if worth_waiting_for(lacks, room.most, wait):
+                    is_first = first is None or not first.is_before(draw.job_id, turn)
+                    await stand(connection, draw.job_id, lacks, turn, is_first=is_first)
+                else:
+                    await leave(connection, draw.job_id)
+            elif row["waits"]:
+                await leave(connection, draw.job_id)
             event = None
             if tokens or limit != draw.known_limit:
                 event = drawn_event(

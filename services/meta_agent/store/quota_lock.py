@@ -1,7 +1,9 @@
 """The lock under which a tenant's use grows: the row of the tenant.
 
 Taken before any job's row. Within a replica those who want it stand in line without a
-connection, so that one tenant's crowd does not take the pool from the others.
+connection, so that one tenant's crowd does not take the pool from the others. Jobs of a
+tenant without limits do not take it: they share a lock of the database's memory, which
+whoever sets limits has alone.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
 
+from services.meta_agent.job.priority import AGEING
 from services.meta_agent.store.database import Connection, Database
 from services.meta_agent.store.lines import Lines
 from services.meta_agent.store.quota_limits import NO_LIMITS, Limits, from_json
@@ -26,6 +29,21 @@ _ROW = "INSERT INTO tenant_quota (tenant) VALUES ($1) ON CONFLICT DO NOTHING"
 _LOCK = "SELECT limits FROM tenant_quota WHERE tenant = $1 FOR UPDATE"
 _READ = "SELECT limits FROM tenant_quota WHERE tenant = $1"
 
+_LOCK_SPACE = 0x48_4D_41_08
+_ALONE = "SELECT pg_advisory_xact_lock($1, hashtext($2))"
+
+
+def sharing(tenant: str) -> str:
+    """The part of a statement that keeps a tenant's limits from being set until it commits.
+
+    Its snapshot may be from before limits that were set while it waited: so the limits
+    are to be read by a later statement.
+
+    Args:
+        tenant: The parameter that has it, such as $2.
+    """
+    return f"pg_advisory_xact_lock_shared({_LOCK_SPACE}, hashtext({tenant}))"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuotaRules:
@@ -34,10 +52,12 @@ class QuotaRules:
     Attributes:
         default: Limits of tenants for which none were set.
         tranche: Tokens that a job draws at once when there is room, at least.
+        ageing: Seconds that a step of priority is worth wherever a tenant's jobs wait.
     """
 
     default: Limits = field(default_factory=lambda: NO_LIMITS)
     tranche: int = TRANCHE
+    ageing: float = AGEING
 
 
 class TenantLocks:
@@ -86,6 +106,19 @@ class TenantLocks:
         """
         async with self.hold_late(tenant) as (connection, lock):
             yield connection, await lock()
+
+    @contextlib.asynccontextmanager
+    async def hold_to_change(self, tenant: str) -> AsyncIterator[tuple[Connection, Limits]]:
+        """As `hold`, once all jobs that were being accepted without limits are committed.
+
+        Those that come later find the limits that are set meanwhile.
+
+        Raises:
+            Unavailable: As `hold`.
+        """
+        async with self.hold(tenant) as (connection, limits):
+            await connection.execute(_ALONE, _LOCK_SPACE, tenant)
+            yield connection, limits
 
     @contextlib.asynccontextmanager
     async def hold_late(

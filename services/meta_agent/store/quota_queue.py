@@ -1,11 +1,13 @@
-"""Jobs that wait for their tenant's quota: lets in whom it has room for, first come first."""
+"""Jobs that wait for their tenant's quota: lets in whom it has room for, by their turn."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from hma.errors import Unavailable
+from services.meta_agent.job.priority import point_worth
 from services.meta_agent.store.append import to_row
 from services.meta_agent.store.database import Connection, Database
 from services.meta_agent.store.notify import Notifications
@@ -13,28 +15,28 @@ from services.meta_agent.store.quota_admission import Verdict, Wish, judge
 from services.meta_agent.store.quota_buckets import bucketing
 from services.meta_agent.store.quota_events import drawn_event
 from services.meta_agent.store.quota_limits import Limits
-from services.meta_agent.store.quota_lock import TenantLocks
+from services.meta_agent.store.quota_line import first_in_line, with_kept
+from services.meta_agent.store.quota_lock import QuotaRules, TenantLocks
 from services.meta_agent.store.quota_use import most_held, read_use
 
 LOT = 20
 """Jobs of a tenant that are let in while its lock is held."""
 
-LOWEST = -100
-"""The lowest priority."""
-
 _TENANTS = "SELECT DISTINCT tenant FROM job WHERE quota_state = 1 AND NOT sealed"
 # A job that was to draw nothing holds its whole budget. Whom the limits can never hold
 # stands aside until they are raised, or its deadline comes.
 _FIRST = """
-SELECT j.id, j.budget_tokens, n.least, j.quota_price, j.quota_drawn
+SELECT j.id, j.budget_tokens, n.least, n.turn, j.quota_price, j.quota_drawn
 FROM job j CROSS JOIN LATERAL (
     SELECT CASE WHEN j.quota_drawn IS NULL THEN j.budget_tokens
-           ELSE least(greatest(j.quota_least, 1), j.budget_tokens) END AS least
+           ELSE least(greatest(j.quota_least, 1), j.budget_tokens) END AS least,
+           j.create_time - j.priority * $5::interval AS turn
 ) AS n
-WHERE j.tenant = $1 AND j.quota_state = 1 AND NOT j.sealed AND j.priority >= $2
+WHERE j.tenant = $1 AND j.quota_state = 1 AND NOT j.sealed
+  AND n.turn <= coalesce($2::timestamptz, 'infinity')
   AND n.least <= $3::float8
   AND n.least <= coalesce(floor($4::float8 / nullif(j.quota_price, 0)), 'Infinity')
-ORDER BY j.priority DESC, j.create_time LIMIT 1 FOR UPDATE OF j
+ORDER BY n.turn, j.create_time LIMIT 1 FOR UPDATE OF j
 """
 _ACCEPT = f"""
 WITH moved AS (
@@ -82,7 +84,7 @@ class QuotaQueue:
 
     async def _let_in(self, tenant: str) -> int:
         async with self._locks.hold(tenant) as (connection, limits):
-            line = await let_line_in(connection, tenant, limits, self._locks.rules.tranche)
+            line = await let_line_in(connection, tenant, limits, self._locks.rules)
         for job_id, version in line.let_in:
             self._notifications.publish(job_id, version)
         return len(line.let_in)
@@ -102,7 +104,11 @@ class Line:
 
 
 async def let_line_in(
-    connection: Connection, tenant: str, limits: Limits, tranche: int, priority: int = LOWEST
+    connection: Connection,
+    tenant: str,
+    limits: Limits,
+    rules: QuotaRules,
+    until: datetime | None = None,
 ) -> Line:
     """Accepts those who wait, in order, as long as there is room. The tenant's lock is held.
 
@@ -110,18 +116,20 @@ async def let_line_in(
         connection: In the transaction that holds the lock.
         tenant: Whose.
         limits: The tenant's.
-        tranche: Tokens that a job draws at once.
-        priority: Only jobs of this one or higher.
+        rules: What the operator says.
+        until: Only jobs whose turn is not later; None: all.
     """
     let_in: list[tuple[str, int]] = []
-    most = most_held(limits)
+    most, point = most_held(limits), point_worth(rules.ageing)
     while len(let_in) < LOT:
-        row = await connection.fetchrow(_FIRST, tenant, priority, *most)
+        row = await connection.fetchrow(_FIRST, tenant, until, *most, point)
         if row is None:
             return Line(let_in, None)
+        first = await first_in_line(connection, tenant, limits)
         use = await read_use(connection, tenant, limits)
+        use = with_kept(use, first, row["id"], row["turn"])
         wish = Wish(budget=row["budget_tokens"], least=row["least"], price=row["quota_price"])
-        verdict = judge(limits, use, wish, tranche)
+        verdict = judge(limits, use, wish, rules.tranche)
         if verdict.full:
             return Line(let_in, verdict)
         drawn = row["quota_drawn"]

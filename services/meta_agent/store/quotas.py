@@ -49,7 +49,7 @@ class Quotas:
             InvalidRequest: It names what there is not.
             Unavailable: The database cannot be reached; calling again is safe.
         """
-        async with self._locks.hold(request.tenant) as (connection, now):
+        async with self._locks.hold_to_change(request.tenant) as (connection, now):
             limits = changed(now, request)
             await connection.execute(_SET, request.tenant, to_json(limits))
             await audit.write(connection, request.tenant)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from functools import partial
 
 import grpc
 import pytest
@@ -24,7 +25,10 @@ from services.meta_agent.store.store import Store, open_store
 from tests.integration.llm.attempts import Bench, GrantedAttempt, total
 from tests.integration.llm.test_budgeted import PROMPT
 from tests.integration.rpc.support import until
+from tests.integration.store.making import until as eventually
 from tests.scripted_llm import ScriptedLLM
+
+_LINE = "SELECT place FROM route_waiter ORDER BY turn, place"
 
 WORK = attempt_pb2.CALL_PURPOSE_WORK
 
@@ -110,7 +114,35 @@ async def test_who_is_stopped_while_it_waits_has_spent_nothing(store: Store, ben
         completion = await waiting
     assert (completion.text, completion.finish_reason) == ("", "abort")
     assert attempt.most == 0
+    # Nor does anybody wait behind it any more.
+    assert await store.database.fetch("SELECT * FROM route_waiter") == []
     assert len(bench.server.calls) == 1
+
+
+async def test_a_call_stands_in_line_with_its_attempt_s_priority(
+    store: Store, bench: Bench
+) -> None:
+    routes = limited(bench.routes, requests_per_minute=1)
+    async with serving(store, routes) as channel, asyncio.TaskGroup() as group:
+        windows = RouteWindows(channel)
+        first = BudgetedLLM(bench.llm, routes, GrantedAttempt(), windows)
+        await first.complete(PROMPT, purpose=WORK, max_completion=50, min_completion=5)
+        attempts = [GrantedAttempt(priority=priority) for priority in (0, -2)]
+        places: list[int] = []
+
+        async def stand(number: int) -> bool:
+            places[:] = [row["place"] for row in await store.database.fetch(_LINE)]
+            return len(places) == number
+
+        for number, attempt in enumerate(attempts):
+            llm = BudgetedLLM(bench.llm, routes, attempt, windows)
+            group.create_task(
+                llm.complete(PROMPT, purpose=WORK, max_completion=50, min_completion=5)
+            )
+            await eventually(partial(stand, number + 1))
+        assert places == sorted(places, reverse=True), "who came later stands before"
+        for attempt in attempts:
+            attempt.stop.set()
 
 
 async def test_a_call_larger_than_the_limit_fails_at_once(store: Store, bench: Bench) -> None:

@@ -41,8 +41,8 @@ from services.meta_agent.driving.streams import Services
 from services.meta_agent.job.apply import fold_events
 from services.meta_agent.job.state import JobFold
 from services.meta_agent.job.times import timestamp
-from services.meta_agent.store.creation import NewJob
 from services.meta_agent.store.ids import new_job_id, new_replica_id
+from services.meta_agent.store.new_job import NewJob
 from services.meta_agent.store.quota_lock import QuotaRules
 from services.meta_agent.store.store import Store, StoreOptions, open_store
 from services.meta_agent.upkeep.quota import QuotaUpkeep

@@ -9,8 +9,8 @@ from datetime import UTC, datetime, timedelta
 
 from hma.v1 import job_pb2, task_pb2
 from services.meta_agent.store.append import Append, JobSummary
-from services.meta_agent.store.creation import NewJob
 from services.meta_agent.store.ids import new_event_id, new_job_id
+from services.meta_agent.store.new_job import NewJob
 from services.meta_agent.store.reader import READER
 from services.meta_agent.store.store import Store
 

@@ -15,6 +15,7 @@ import pytest
 from services.meta_agent.store.append import Append
 from services.meta_agent.store.beat import BeatTimes
 from services.meta_agent.store.claims import Claims
+from services.meta_agent.store.quota_lock import QuotaRules
 from services.meta_agent.store.reader import READER
 from services.meta_agent.store.store import Store, StoreOptions, open_store
 from tests.integration.store.conftest import OpenStore
@@ -258,6 +259,22 @@ async def test_tenants_take_turns_and_a_tenant_s_jobs_go_by_priority_and_age(
     driving = {job.job_id for job in first}
     (then,) = await store.claims.claim(store.replica_id, 1, driving=driving)
     assert jobs[then.job_id] == "small22", "whoever has fewer driven"
+
+
+@pytest.mark.parametrize(("ageing", "first"), [(60.0, "old"), (120.0, "urgent"), (0.0, "old")])
+async def test_a_job_that_has_waited_for_long_is_claimed_before_new_urgent_ones(
+    open_replica: OpenStore, ageing: float, first: str
+) -> None:
+    options = StoreOptions(quota=QuotaRules(ageing=ageing))
+    store = await open_replica("a", options=options)
+    now = datetime.now(UTC)
+    jobs: dict[str, str] = {}
+    for name, age, priority in (("old", 500, -100), ("urgent", 0, 100), ("newer", 0, -100)):
+        job = new_job(create_time=now - timedelta(seconds=age), priority=priority)
+        await store.jobs.create(job, created(job))
+        jobs[job.job_id] = name
+    [claimed] = await store.claims.claim(store.replica_id, 1, driving=())
+    assert jobs[claimed.job_id] == first
 
 
 async def test_failures_of_a_driver_are_counted_in_the_row(open_replica: OpenStore) -> None:

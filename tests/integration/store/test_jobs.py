@@ -11,8 +11,8 @@ import pytest
 from hma.errors import AlreadyExists, InvalidRequest, NotFound, PreconditionFailed
 from hma.v1 import job_pb2, task_pb2
 from services.meta_agent.store.append import Append, JobSummary
-from services.meta_agent.store.creation import MAX_TITLE_CHARS
 from services.meta_agent.store.documents import PART_BYTES
+from services.meta_agent.store.new_job import MAX_TITLE_CHARS
 from services.meta_agent.store.purge import purge
 from services.meta_agent.store.store import Store
 from services.meta_agent.store.tombstones import bury

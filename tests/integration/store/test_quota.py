@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from hma.errors import Fenced, HmaError, InvalidRequest, QuotaExceeded, Unavailable
 from hma.v1 import admin_pb2, job_pb2
 from services.meta_agent.store.append import Append, JobSummary
-from services.meta_agent.store.creation import NewJob
 from services.meta_agent.store.ids import new_replica_id
+from services.meta_agent.store.new_job import NewJob
 from services.meta_agent.store.quota_draws import Draw
 from services.meta_agent.store.quota_limits import PRESETS
 from services.meta_agent.store.quota_lock import QuotaRules
@@ -241,7 +241,7 @@ async def test_jobs_that_wait_come_in_by_priority_and_age_when_there_is_room(
     await limit(store, concurrent_jobs=1)
     running = await make(store)
     epoch = await claim(store, running)
-    waiting = [await make(store, job_of(waits=True, priority=priority)) for priority in (0, 5, 5)]
+    waiting = [await make(store, job_of(waits=True, priority=priority)) for priority in (0, 50, 50)]
     assert await store.quotas.queue.let_in() == 0
     assert await used(store) == {"concurrent_jobs": (1, 1)}
     order = []
@@ -282,7 +282,7 @@ async def test_whoever_comes_later_stands_behind_those_who_wait(store: Store) ->
     with pytest.raises(QuotaExceeded):
         await make(store)
     later = await make(store, job_of(waits=True))
-    urgent = await make(store, job_of(waits=True, priority=1))
+    urgent = await make(store, job_of(waits=True, priority=100))
     rows = await store.database.fetch(
         "SELECT id FROM job WHERE quota_state = 0 AND NOT sealed ORDER BY id"
     )
@@ -410,7 +410,7 @@ async def test_the_default_holds_for_tenants_without_limits_of_their_own(
     assert PRESETS["unlimited"] == {}
 
 
-async def test_tenants_without_limits_take_no_lock(store: Store) -> None:
+async def test_tenants_without_limits_have_no_row_to_lock(store: Store) -> None:
     await make(store)
     assert await store.database.fetch("SELECT * FROM tenant_quota") == []
 
