@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -38,6 +39,20 @@ class Server:
 
     target: str
     secure: bool = False
+
+    @property
+    def is_local(self) -> bool:
+        """Whether what is sent never leaves this machine: a loopback address, or localhost."""
+        host = self.target.rpartition(":")[0].strip("[]").lower().rstrip(".")
+        if host == "localhost" or host.endswith(".localhost"):
+            return True
+        try:
+            address = ipaddress.ip_address(host)
+        except ValueError:
+            return False
+        # Unspecified as a destination is loopback, too.
+        mapped = getattr(address, "ipv4_mapped", None) or address
+        return mapped.is_loopback or mapped.is_unspecified
 
     @classmethod
     def parse(cls, address: str | None) -> Server:

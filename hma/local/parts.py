@@ -83,6 +83,8 @@ def client_environment(
 ) -> dict[str, str]:
     """The environment of a client that shall talk to this stack."""
     return {
+        # Whatever address the gateway binds, it is on this machine.
+        "HMA_PLAINTEXT_KEY": "allow",
         **environ,
         "HMA_SERVER": server_of(settings),
         # `hma demo` also asks the model directly, for comparison.
