@@ -427,7 +427,7 @@ class Client:
                     request, timeout=max(0.0, end - time.monotonic()), metadata=self._metadata
                 )
             except grpc.RpcError as error:
-                failure = failure_of(error, self._server)
+                failure = failure_of(error, self._server, end - time.monotonic())
                 if failures and gone is not None and isinstance(failure, NotFound):
                     return gone
                 failures += 1

@@ -9,11 +9,14 @@ from typing import Any
 
 import grpc
 
-from hma.errors import HmaError, InvalidRequest, Unavailable
+from hma.errors import DeadlinePassed, HmaError, InvalidRequest, Unavailable
 from hma.rpc.status import from_rpc_error
 
 DEFAULT_SERVER = "localhost:8080"
 _MESSAGE_BYTES = 64 << 20
+# A proxy sees a call's deadline at the same moment as we do. Once an answer has begun, it can only
+# reset the stream, which gRPC calls INTERNAL; that may be here before our own clock says so.
+_CLOCKS = 0.05
 
 OPTIONS: tuple[tuple[str, int], ...] = (
     # A job with its ledger can pass gRPC's default limit of 4 MiB.
@@ -79,12 +82,19 @@ class Server:
         return cls(rest, scheme == "https")
 
 
-def failure_of(error: grpc.RpcError, server: Server) -> HmaError:
+def failure_of(error: grpc.RpcError, server: Server, left: float | None = None) -> HmaError:
     """The typed error that `error` stands for.
 
     A connection that was never made carries no metadata at all, which tells it
     from a server or a proxy that answered UNAVAILABLE.
+
+    Args:
+        error: What gRPC says.
+        server: Who was called.
+        left: Seconds that the call had left; None: it had no deadline.
     """
+    if left is not None and left < _CLOCKS and _is_reset(error):
+        return DeadlinePassed(f"{server.target} had not answered in time")
     if error.code() is grpc.StatusCode.UNAVAILABLE and not _answered(error):
         return Unavailable(_unreachable(server), reason="UNREACHABLE")
     if error.code() is grpc.StatusCode.CANCELLED:
@@ -104,6 +114,10 @@ def _unreachable(server: Server) -> str:
         f"nothing answers at {server.target}; start HMA with `make up`, or name its "
         "address with --server or HMA_SERVER (https://… if it speaks TLS)"
     )
+
+
+def _is_reset(error: grpc.RpcError) -> bool:
+    return error.code() is grpc.StatusCode.INTERNAL and "RST_STREAM" in (error.details() or "")
 
 
 def _answered(error: grpc.RpcError) -> bool:
