@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
+from collections.abc import Mapping
+
+_log = logging.getLogger(__name__)
 
 CLOSE_FILE = (
     "`chmod 600` it, or 640 where a group reads it (a Kubernetes volume: `defaultMode: 0440` and "
@@ -29,3 +33,10 @@ def exposure(variable: str, path: str) -> str:
     if not mode & (stat.S_IROTH | stat.S_IWOTH):
         return ""
     return f"{variable}: every user of this machine can open {path} (mode {mode:04o})"
+
+
+def log_exposure(files: Mapping[str, str]) -> None:
+    """Warns in the log of each of a process's files, given by setting, that is exposed."""
+    for variable, path in files.items():
+        if path and (fault := exposure(variable, path)):
+            _log.warning("%s: %s", fault, CLOSE_FILE)

@@ -9,6 +9,7 @@ from hma.client.connection import Server
 from hma.client.credentials import API_KEY_FILE, with_credentials
 from hma.client.plaintext import plaintext_fault, plaintext_remedy
 from hma.errors import HmaError
+from hma.rpc.callers import ROLES
 from hma.secrecy import CLOSE_FILE, exposure
 
 _FILES = (
@@ -17,8 +18,6 @@ _FILES = (
     "HMA_TLS_KEY_FILE",
     "HMA_GATEWAY_TLS_KEY_FILE",
 )
-# What {role} in HMA_TLS_KEY_FILE stands for.
-_ROLES = ("meta-agent", "analyst", "worker", "reducer", "gateway", "cli")
 
 
 def look_at_secrets(server: Server, environ: Mapping[str, str]) -> Iterator[Finding]:
@@ -32,7 +31,8 @@ def look_at_secrets(server: Server, environ: Mapping[str, str]) -> Iterator[Find
         yield from _way(server, environ)
     for variable in _FILES:
         named = environ.get(variable, "").strip()
-        for path in dict.fromkeys(named.replace("{role}", role) for role in _ROLES):
+        # What {role} stands for in HMA_TLS_KEY_FILE of a local stack.
+        for path in dict.fromkeys(named.replace("{role}", role) for role in ROLES):
             if path and (fault := exposure(variable, path)):
                 yield Finding("secret file", Health.RISKY, fault, CLOSE_FILE)
 

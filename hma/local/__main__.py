@@ -15,6 +15,7 @@ import click
 from hma.errors import SettingsError
 from hma.local.access import key_path
 from hma.local.parts import Part, client_environment, server_of
+from hma.local.secret_files import exposed_files
 from hma.local.settings import StackSettings, load_stack
 from hma.local.stack import Interrupted, PartFailed, Stack
 from hma.local.tether import tethered
@@ -64,9 +65,12 @@ def run(arguments: tuple[str, ...]) -> None:
 
 def _settings() -> StackSettings:
     try:
-        return load_stack()
+        settings = load_stack()
     except SettingsError as error:
         raise click.UsageError(error.message) from error
+    for fault in exposed_files(settings):
+        click.echo(f"Warning: {fault}", err=True)
+    return settings
 
 
 @contextmanager

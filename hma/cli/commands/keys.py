@@ -74,7 +74,7 @@ def keys() -> None:
     epilog=examples(
         'hma keys create --note "nightly reports" --lifetime 30d',
         "hma keys create --tenant acme --role admin",
-        "hma keys create -o json | jq -r .secret > key && export HMA_API_KEY_FILE=$PWD/key",
+        "(umask 077; hma keys create -o json | jq -r .secret > key)",
         "hma keys create --role operator --tenant default \\",
         "  --direct meta-agent:50051 --internal-key-file /run/secrets/internal-key",
     )
