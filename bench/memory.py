@@ -80,7 +80,7 @@ async def _measure(directory: Path, streams: int, stack: ExitStack) -> None:
         for role, port in roles.items():
             command = [sys.executable, "-m", f"services.{role}"]
             processes[role] = await _start(
-                stack, directory, role, command, environment, grpc_serves(_HOST, port)
+                stack, directory, role, command, environment, grpc_serves(f"{_HOST}:{port}")
             )
         _print("idle", processes)
         async with hma.AsyncClient(f"{_HOST}:{meta_agent}") as client:

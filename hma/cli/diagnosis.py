@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import enum
 import json
 import platform
 import socket
 import ssl
 import urllib.error
 import urllib.request
+import warnings
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from typing import Any
 from urllib.parse import urlsplit
 
 import grpc
 
 from hma import __version__
-from hma.client import Backoff, Client
+from hma.cli.exposed import look_at_secrets
+from hma.cli.finding import Finding, Health
+from hma.client import Backoff, Client, KeyWarning
 from hma.client.connection import Server
 from hma.client.trust import authorities, verifying_context
-from hma.errors import HmaError, Unauthenticated
+from hma.errors import HmaError, InvalidRequest, SettingsError, Unauthenticated
 from hma.v1 import meta_agent_pb2
 
 _TIMEOUT = 3.0
-_LOCAL = ("localhost", "127.0.0.1", "::1")
 
 # Parts of a stack on this machine: variable, default port, what it is.
 _PARTS = (
@@ -44,35 +43,6 @@ _REMEDIES = {
 }
 
 
-class Health(enum.Enum):
-    """How something is."""
-
-    GOOD = "good"
-    WAITING = "waiting"
-    BAD = "bad"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was looked at.
-
-    Attributes:
-        name: What.
-        health: How it is.
-        detail: What was seen.
-        remedy: What to do; empty when there is nothing to do.
-    """
-
-    name: str
-    health: Health
-    detail: str
-    remedy: str = ""
-
-    def as_dict(self) -> dict[str, Any]:
-        """For programs."""
-        return {**asdict(self), "health": self.health.value}
-
-
 def diagnose(server: str, environ: Mapping[str, str]) -> list[Finding]:
     """Looks at everything; the most telling things first.
 
@@ -84,7 +54,9 @@ def diagnose(server: str, environ: Mapping[str, str]) -> list[Finding]:
         InvalidRequest: `server` is not an address.
     """
     address = Server.parse(server)
-    with ThreadPoolExecutor(max_workers=4) as pool:
+    with warnings.catch_warnings(), ThreadPoolExecutor(max_workers=4) as pool:
+        # A finding says it better.
+        warnings.simplefilter("ignore", KeyWarning)
         asked = pool.submit(_ask, server)
         model = pool.submit(look_at_model, environ)
         status, problem = asked.result()
@@ -98,14 +70,10 @@ def diagnose(server: str, environ: Mapping[str, str]) -> list[Finding]:
             findings.append(_versions(None))
         # A server that says how its routes are knows better than a look from here.
         routes = status is not None and any(c.name.startswith("route") for c in status.components)
-        if environ.get("HMA_LLM_BASE_URL") or (address_is_local(address) and not routes):
+        if environ.get("HMA_LLM_BASE_URL") or (address.is_local and not routes):
             findings.append(model.result())
+        findings += look_at_secrets(address, environ)
     return findings
-
-
-def address_is_local(address: Server) -> bool:
-    """Whether the server is on this machine."""
-    return address.target.rpartition(":")[0].strip("[]") in _LOCAL
 
 
 def model_url(environ: Mapping[str, str]) -> str:
@@ -179,6 +147,13 @@ def _gateway(
             f"{address.target} answers, but not to you: {problem.message}",
             "set HMA_API_KEY, or HMA_API_KEY_FILE; `make up` says where its key is",
         )
+    if isinstance(problem, InvalidRequest | SettingsError):
+        return Finding(
+            "gateway",
+            Health.BAD,
+            f"{address.target} was not asked: {problem.message}",
+            "correct it",
+        )
     if problem is not None and problem.reason != "UNREACHABLE":
         return Finding(
             "gateway",
@@ -223,7 +198,7 @@ def _component(component: meta_agent_pb2.Component) -> Finding:
 
 def _local_parts(address: Server, environ: Mapping[str, str]) -> list[Finding]:
     """When the gateway is silent and should be here: which parts are up behind it."""
-    if not address_is_local(address):
+    if not address.is_local:
         return []
     findings = []
     for variable, default, name in _PARTS:
@@ -240,7 +215,7 @@ def _versions(server: str | None) -> Finding:
     if server and server != __version__:
         return Finding(
             "versions",
-            Health.WAITING,
+            Health.RISKY,
             f"{mine}; the server is hma {server}",
             "install the same version on both sides",
         )

@@ -7,6 +7,7 @@ dependencies; a test runs it with everything else blocked.
 from hma.client.aio import AsyncClient
 from hma.client.backoff import Backoff
 from hma.client.blocking import Client
+from hma.client.credentials import KeyWarning
 from hma.client.periods import MomentLike, UsageBy
 from hma.client.requests import DocumentLike, DurationLike, JobOptions, Shape
 
@@ -17,6 +18,7 @@ __all__ = [
     "DocumentLike",
     "DurationLike",
     "JobOptions",
+    "KeyWarning",
     "MomentLike",
     "Shape",
     "UsageBy",

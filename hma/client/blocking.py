@@ -13,9 +13,10 @@ from google.protobuf.message import Message
 from hma.client import requests
 from hma.client.backoff import Backoff, repeatable, resumable
 from hma.client.connection import OPTIONS, Server, failure_of
-from hma.client.credentials import with_credentials
+from hma.client.credentials import has_credentials, with_credentials
 from hma.client.keys import Keys
 from hma.client.periods import MomentLike, UsageBy, get_usage
+from hma.client.plaintext import guard_key
 from hma.client.requests import DurationLike, JobOptions
 from hma.client.trail import audit_question
 from hma.client.trust import channel_credentials
@@ -45,7 +46,8 @@ class Client:
         timeout: Seconds that one call may take, retries included. Does not limit
             `wait`, `run` and `watch`, which last as long as their job.
         api_key: A key (`hma keys create`) or a token; default HMA_API_KEY, else the content
-            of the file that HMA_API_KEY_FILE names; "" for none.
+            of the file that HMA_API_KEY_FILE names; "" for none. One that others
+            can read, on its way (HMA_PLAINTEXT_KEY) or in its file, is a KeyWarning.
         ca_file: PEM file with the certificate authorities that an https server is verified by;
             default HMA_CA_FILE; "" for the public ones.
         metadata: Sent with every call, too.
@@ -70,6 +72,8 @@ class Client:
         self._server = Server.parse(server)
         self._timeout = timeout
         self._metadata = with_credentials(metadata, api_key)
+        if has_credentials(self._metadata):
+            guard_key(self._server)
         self._backoff = backoff or Backoff()
         self._resume = resume or Backoff(tries=8)
         if self._server.secure:
@@ -423,7 +427,7 @@ class Client:
                     request, timeout=max(0.0, end - time.monotonic()), metadata=self._metadata
                 )
             except grpc.RpcError as error:
-                failure = failure_of(error, self._server)
+                failure = failure_of(error, self._server, end - time.monotonic())
                 if failures and gone is not None and isinstance(failure, NotFound):
                     return gone
                 failures += 1

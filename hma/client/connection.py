@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from dataclasses import dataclass
 from typing import Any
 
 import grpc
 
-from hma.errors import HmaError, InvalidRequest, Unavailable
+from hma.errors import DeadlinePassed, HmaError, InvalidRequest, Unavailable
 from hma.rpc.status import from_rpc_error
 
 DEFAULT_SERVER = "localhost:8080"
 _MESSAGE_BYTES = 64 << 20
+# A proxy sees a call's deadline at the same moment as we do. Once an answer has begun, it can only
+# reset the stream, which gRPC calls INTERNAL; that may be here before our own clock says so.
+_CLOCKS = 0.05
 
 OPTIONS: tuple[tuple[str, int], ...] = (
     # A job with its ledger can pass gRPC's default limit of 4 MiB.
@@ -39,6 +43,20 @@ class Server:
     target: str
     secure: bool = False
 
+    @property
+    def is_local(self) -> bool:
+        """Whether what is sent never leaves this machine: a loopback address, or localhost."""
+        host = self.target.rpartition(":")[0].strip("[]").lower().rstrip(".")
+        if host == "localhost" or host.endswith(".localhost"):
+            return True
+        try:
+            address = ipaddress.ip_address(host)
+        except ValueError:
+            return False
+        # Unspecified as a destination is loopback, too.
+        mapped = getattr(address, "ipv4_mapped", None) or address
+        return mapped.is_loopback or mapped.is_unspecified
+
     @classmethod
     def parse(cls, address: str | None) -> Server:
         """Reads "host:port", "http://host:port" or "https://host[:port]".
@@ -64,12 +82,19 @@ class Server:
         return cls(rest, scheme == "https")
 
 
-def failure_of(error: grpc.RpcError, server: Server) -> HmaError:
+def failure_of(error: grpc.RpcError, server: Server, left: float | None = None) -> HmaError:
     """The typed error that `error` stands for.
 
     A connection that was never made carries no metadata at all, which tells it
     from a server or a proxy that answered UNAVAILABLE.
+
+    Args:
+        error: What gRPC says.
+        server: Who was called.
+        left: Seconds that the call had left; None: it had no deadline.
     """
+    if left is not None and left < _CLOCKS and _is_reset(error):
+        return DeadlinePassed(f"{server.target} had not answered in time")
     if error.code() is grpc.StatusCode.UNAVAILABLE and not _answered(error):
         return Unavailable(_unreachable(server), reason="UNREACHABLE")
     if error.code() is grpc.StatusCode.CANCELLED:
@@ -89,6 +114,10 @@ def _unreachable(server: Server) -> str:
         f"nothing answers at {server.target}; start HMA with `make up`, or name its "
         "address with --server or HMA_SERVER (https://… if it speaks TLS)"
     )
+
+
+def _is_reset(error: grpc.RpcError) -> bool:
+    return error.code() is grpc.StatusCode.INTERNAL and "RST_STREAM" in (error.details() or "")
 
 
 def _answered(error: grpc.RpcError) -> bool:

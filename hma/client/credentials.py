@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from hma.errors import InvalidRequest
+from hma.secrecy import CLOSE_FILE, exposure
 from hma.settings import Secret, load, setting
 
 Metadata = tuple[tuple[str, str], ...]
 
+API_KEY_FILE = "HMA_API_KEY_FILE"
 _CREDENTIALS = ("authorization", "x-api-key")
+
+
+class KeyWarning(UserWarning):
+    """Others can read a key: on its way over the network, or in its file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,8 +30,13 @@ class CredentialSettings:
         "HMA_API_KEY", Secret(""), "The key, or a token, with which HMA is called"
     )
     api_key_file: str = setting(
-        "HMA_API_KEY_FILE", "", "File with the key, read when HMA_API_KEY is unset"
+        API_KEY_FILE, "", "File with the key, read when HMA_API_KEY is unset"
     )
+
+
+def has_credentials(metadata: Sequence[tuple[str, str]]) -> bool:
+    """Whether metadata carries a key or a token."""
+    return any(name.lower() in _CREDENTIALS for name, _ in metadata)
 
 
 def bearer(key: str) -> Metadata:
@@ -48,13 +60,15 @@ def with_credentials(
     Raises:
         InvalidRequest: The file cannot be read, or the key is no single word.
     """
-    if any(name.lower() in _CREDENTIALS for name, _ in metadata):
+    if has_credentials(metadata):
         return tuple(metadata)
     if key is None:
         settings = load(CredentialSettings, environ)
         key = settings.api_key.reveal()
         if not key and settings.api_key_file:
             key = _read(settings.api_key_file)
+            if fault := exposure(API_KEY_FILE, settings.api_key_file):
+                warnings.warn(f"{fault}: {CLOSE_FILE}", KeyWarning, stacklevel=3)
     key = key.strip()
     if not key:
         return tuple(metadata)
@@ -69,4 +83,4 @@ def _read(file: str) -> str:
         return Path(file).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "not text"
-        raise InvalidRequest.field("HMA_API_KEY_FILE", f"{file}: {why}") from None
+        raise InvalidRequest.field(API_KEY_FILE, f"{file}: {why}") from None

@@ -15,9 +15,11 @@ import click
 from hma.errors import SettingsError
 from hma.local.access import key_path
 from hma.local.parts import Part, client_environment, server_of
+from hma.local.secret_files import exposed_files
 from hma.local.settings import StackSettings, load_stack
 from hma.local.stack import Interrupted, PartFailed, Stack
 from hma.local.tether import tethered
+from hma.settings import LOOPBACK
 
 _POLL_S = 0.2
 _CLIENT_PATIENCE_S = 5.0
@@ -63,9 +65,12 @@ def run(arguments: tuple[str, ...]) -> None:
 
 def _settings() -> StackSettings:
     try:
-        return load_stack()
+        settings = load_stack()
     except SettingsError as error:
         raise click.UsageError(error.message) from error
+    for fault in exposed_files(settings):
+        click.echo(f"Warning: {fault}", err=True)
+    return settings
 
 
 @contextmanager
@@ -130,10 +135,11 @@ def _say_lost(part: Part, how: str) -> None:
 
 
 def _welcome(settings: StackSettings, stack: Stack) -> str:
-    host, port = settings.connect_host, settings.gateway_port
+    address = settings.gateway_address
     model = "" if settings.embeds_llm else "\n(The model server is your own.)"
     secure, ca = settings.tls.for_clients, settings.tls.client_ca_file
-    server = "" if port == 8080 and not secure else f"HMA_SERVER={server_of(settings)} "
+    usual = address in ("127.0.0.1:8080", "localhost:8080") and not secure
+    server = "" if usual else f"HMA_SERVER={server_of(settings)} "
     key, curl, grpcurl = "", "curl", "grpcurl"
     if settings.access.required:
         path = key_path(settings)
@@ -146,7 +152,7 @@ def _welcome(settings: StackSettings, stack: Stack) -> str:
         curl, plain = f"{curl} --cacert {ca}", f"-cacert {ca} "
     url = settings.gateway_url
     return f"""
-HMA serves at {url} (gRPC, gRPC-Web, HTTP/JSON).{model}
+HMA serves at {url} (gRPC, gRPC-Web, HTTP/JSON).{model}{_reach(settings)}
 Logs are in {stack.parts[0].log.parent}. Ctrl-C stops everything. In a second terminal:
 {key}
   {server}.venv/bin/hma run "Who may approve a refund?" --doc README.md --budget 5000 --deadline 2m
@@ -155,9 +161,26 @@ Logs are in {stack.parts[0].log.parent}. Ctrl-C stops everything. In a second te
     -d '{{"task_description": "What is a token budget?", "total_budget_tokens": 2000}}'
   {curl} {url}/v1/jobs
   {curl} {url}/metrics
-  .venv/bin/grpcurl {plain}{host}:{port} list
-  .venv/bin/{grpcurl} {plain}{host}:{port} hma.v1.MetaAgentService/ListJobs
+  .venv/bin/grpcurl {plain}{address} list
+  .venv/bin/{grpcurl} {plain}{address} hma.v1.MetaAgentService/ListJobs
 """
+
+
+def _reach(settings: StackSettings) -> str:
+    """What other machines can reach, and what to know about that."""
+    lines = []
+    if settings.public_host not in LOOPBACK:
+        lines.append(f"Other machines reach the gateway: it binds {settings.public_host}.")
+        if not settings.tls.for_clients:
+            lines.append(
+                "Keys cross the network in plain text: HMA_GATEWAY_TLS_CERT_FILE ends that."
+            )
+    if settings.host not in LOOPBACK:
+        lines.append(
+            f"They reach all services and metrics, too, which bind {settings.host} (HMA_HOST); "
+            "HMA_GATEWAY_HOST opens the gateway alone."
+        )
+    return "".join(f"\n{line}" for line in lines)
 
 
 if __name__ == "__main__":

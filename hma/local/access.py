@@ -65,10 +65,9 @@ def make_first_key(settings: StackSettings, environ: Mapping[str, str]) -> Path:
 
 
 def _works(settings: StackSettings, key: str) -> bool:
-    address = f"{settings.connect_host}:{settings.gateway_port}"
     failure: HmaError | None = None
     for left in reversed(range(_TRIES)):
-        with open_channel(address, to_gateway(settings.tls)()) as channel:
+        with open_channel(settings.gateway_address, to_gateway(settings.tls)()) as channel:
             stub = admin_pb2_grpc.AdminServiceStub(channel)
             request = admin_pb2.ListKeysRequest(page_size=1)
             try:

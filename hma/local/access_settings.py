@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -82,21 +83,23 @@ class StackAccess:
         """Whether JSON Web Tokens are taken."""
         return self.required and bool(self.jwt_issuer)
 
-    def check(self, host: str) -> None:
+    def check(self, hosts: Mapping[str, str]) -> None:
         """Checks what one setting alone cannot show.
 
         Args:
-            host: The address that every part binds.
+            hosts: The addresses that are bound, by the settings that say so.
 
         Raises:
             SettingsError: Everybody would be let in, or what a token must be like is said
                 in part only.
         """
-        if not self.required and not self.none_anywhere and host not in LOOPBACK:
-            raise SettingsError(
-                f"HMA_AUTH: none lets everybody in who reaches {host}; bind loopback (HMA_HOST), "
-                "or set HMA_AUTH_NONE_ANYWHERE=true if nobody else can reach it"
-            )
+        open_to_all = not self.required and not self.none_anywhere
+        for variable, host in hosts.items():
+            if open_to_all and host not in LOOPBACK:
+                raise SettingsError(
+                    f"HMA_AUTH: none lets everybody in who reaches {host}; bind loopback "
+                    f"({variable}), or set HMA_AUTH_NONE_ANYWHERE=true if nobody else can reach it"
+                )
         sources = [self.jwt_jwks_file, self.jwt_jwks_url]
         if not any((self.jwt_issuer, self.jwt_audience, *sources)):
             return

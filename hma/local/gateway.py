@@ -90,6 +90,7 @@ def render(settings: StackSettings, descriptors: Path, credential: str = "") -> 
     ports = settings.ports_of
     values: dict[str, Any] = {
         "host": settings.host,
+        "public_host": settings.public_host,
         "public_port": settings.gateway_port,
         "internal_port": settings.gateway_internal_port,
         "admin_port": settings.gateway_admin_port,

@@ -3,8 +3,8 @@
 Envoy reads certificates from files that it watches (SDS from the file system): it takes a
 renewed one for new connections when the file, or a symbolic link in its directory, is
 replaced by renaming, as cert-manager and Kubernetes do it. A file that is written in place is
-not noticed. Where certificate and key lie in different directories, only the renaming of the
-two files themselves is.
+not noticed. Certificate and key may lie in different directories: until both are renewed,
+Envoy shows what it had.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def _certificate(cert_file: str, key_file: str) -> dict[str, Any]:
     chain, key = Path(cert_file).absolute(), Path(key_file).absolute()
     files = {"certificate_chain": {"filename": str(chain)}, "private_key": {"filename": str(key)}}
     if chain.parent != key.parent:
-        # Envoy watches one directory; without one, it watches the two files themselves.
+        # It takes the name of one directory only; without any it watches those of both files.
         return files
     return {**files, "watched_directory": _directory(str(chain))}
 

@@ -83,6 +83,8 @@ def client_environment(
 ) -> dict[str, str]:
     """The environment of a client that shall talk to this stack."""
     return {
+        # Whatever address the gateway binds, it is on this machine.
+        "HMA_PLAINTEXT_KEY": "allow",
         **environ,
         "HMA_SERVER": server_of(settings),
         # `hma demo` also asks the model directly, for comparison.
@@ -166,7 +168,7 @@ class _Table:
                 **_own_ports(role, port, metrics_port),
                 **self._settings.tls.environment_of(role),
             },
-            ready=self._serves(port, to_services(self._settings.tls)),
+            ready=self._serves(f"{self._host}:{port}", to_services(self._settings.tls)),
             where=f"{self._host}:{port}  http://{self._host}:{metrics_port}/metrics",
             log=self._log(name),
             wave=2,
@@ -191,7 +193,7 @@ class _Table:
             command=[sys.executable, "-m", "services.meta_agent"],
             # It waits for its database itself.
             environment=environment,
-            ready=self._serves(port, to_services(settings.tls)),
+            ready=self._serves(f"{self._host}:{port}", to_services(settings.tls)),
             where=f"{self._host}:{port}  http://{self._host}:{metrics_port}/metrics",
             log=self._log(name),
             replicated=True,
@@ -205,17 +207,17 @@ class _Table:
             command=gateway.command(configuration),
             environment=self._environ,
             # Through the whole of it: the public listener, its routes, a MetaAgent.
-            ready=self._serves(settings.gateway_port, to_gateway(settings.tls)),
+            ready=self._serves(settings.gateway_address, to_gateway(settings.tls)),
             where=f"{settings.gateway_url}  "
             f"(administration http://127.0.0.1:{settings.gateway_admin_port})",
             log=self._log("gateway"),
         )
 
-    def _serves(self, port: int, prove: Prove) -> Check:
+    def _serves(self, address: str, prove: Prove) -> Check:
         # Without a model a service is not ready. When the model is not of this stack it
         # may come later, and jobs queue until then: no reason not to start.
         enough = not self._settings.embeds_llm
-        return grpc_serves(self._host, port, answer_is_enough=enough, prove=prove)
+        return grpc_serves(address, answer_is_enough=enough, prove=prove)
 
     def _log(self, name: str) -> Path:
         return self._logs / f"{name}.log"

@@ -25,7 +25,11 @@ def check_ports(settings: StackSettings) -> None:
     faults = _doubles(settings)
     end = time.monotonic() + _PATIENCE_S
     while not faults:
-        taken = [entry for entry in settings.ports() if not _is_free(settings.host, entry[2])]
+        taken = [
+            (variable, part, port)
+            for variable, part, port in settings.ports()
+            if not _is_free(*settings.bound_by(variable), port)
+        ]
         if not taken:
             return
         if time.monotonic() > end:
@@ -53,7 +57,7 @@ def _doubles(settings: StackSettings) -> list[str]:
     return faults
 
 
-def _is_free(host: str, port: int) -> bool:
+def _is_free(host: str, variable: str, port: int) -> bool:
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         # As servers do: connections of a stack that has ended do not block the port.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -66,7 +70,7 @@ def _is_free(host: str, port: int) -> bool:
                 raise SettingsError(
                     f"port {port} needs rights that this user does not have; use 1024 or above"
                 ) from error
-            raise SettingsError(f"HMA_HOST: cannot listen on {host}: {error.strerror}") from error
+            raise SettingsError(f"{variable}: cannot listen on {host}: {error.strerror}") from error
     return True
 
 

@@ -52,14 +52,11 @@ def http_answers(host: str, port: int, path: str) -> Check:
     return check
 
 
-def grpc_serves(
-    host: str, port: int, *, answer_is_enough: bool = False, prove: Prove = plain
-) -> Check:
+def grpc_serves(address: str, *, answer_is_enough: bool = False, prove: Prove = plain) -> Check:
     """The gRPC health service says SERVING.
 
     Args:
-        host: Where it listens.
-        port: Where it listens.
+        address: Its host:port.
         answer_is_enough: Take NOT_SERVING for ready too: the part runs, but waits for
             something that is not of this stack.
         prove: Certificates, for connections that need them.
@@ -74,7 +71,7 @@ def grpc_serves(
         except HmaError:
             # The files are being replaced; whoever uses them says what is wrong with them.
             return False
-        with open_channel(f"{host}:{port}", proof) as channel:
+        with open_channel(address, proof) as channel:
             try:
                 response = health_pb2_grpc.HealthStub(channel).Check(
                     health_pb2.HealthCheckRequest(), timeout=_TIMEOUT_S

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+
+from hma.local.settings import StackSettings
+from hma.rpc.callers import ROLES
+from hma.secrecy import CLOSE_FILE, exposure
 
 
 def write_secret(path: Path, text: str) -> None:
@@ -15,3 +20,16 @@ def write_secret(path: Path, text: str) -> None:
     with os.fdopen(descriptor, "w") as file:
         file.write(text)
     partial.replace(path)
+
+
+def exposed_files(settings: StackSettings) -> Iterator[str]:
+    """Says of each secret file of the stack that everybody can open it, and what to do."""
+    keys = dict.fromkeys(settings.tls.of(role).key_file for role in ROLES)
+    files = [
+        ("HMA_INTERNAL_KEY_FILE", str(settings.internal_keys)),
+        *(("HMA_TLS_KEY_FILE", path) for path in keys),
+        ("HMA_GATEWAY_TLS_KEY_FILE", settings.tls.gateway_key_file),
+    ]
+    for variable, path in files:
+        if path and (fault := exposure(variable, path)):
+            yield f"{fault}: {CLOSE_FILE}"

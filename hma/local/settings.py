@@ -47,6 +47,12 @@ class StackSettings:
         "Address that every part binds, but for the embedded model server, the embedded database "
         "and Envoy's administration: nobody else reaches those.",
     )
+    gateway_host: str = setting(
+        "HMA_GATEWAY_HOST",
+        "",
+        "Address that the gateway's public listener binds; unset: HMA_HOST. For other machines set "
+        "this one: HMA_HOST opens every service, the internal listener and the metrics, too.",
+    )
     gateway_port: int = setting(
         "HMA_GATEWAY_PORT", 8080, "Envoy: gRPC, gRPC-Web and HTTP/JSON for clients.", check=is_port
     )
@@ -134,13 +140,23 @@ class StackSettings:
     @property
     def connect_host(self) -> str:
         """The address under which the parts reach each other."""
-        return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104
+        return _reached(self.host)
+
+    @property
+    def public_host(self) -> str:
+        """The address that the gateway's public listener binds."""
+        return self.gateway_host or self.host
+
+    @property
+    def gateway_address(self) -> str:
+        """host:port under which clients on this machine find the gateway."""
+        host = _reached(self.public_host)
+        return f"[{host}]:{self.gateway_port}" if ":" in host else f"{host}:{self.gateway_port}"
 
     @property
     def gateway_url(self) -> str:
         """Where clients on this machine find the gateway."""
-        scheme = "https" if self.tls.for_clients else "http"
-        return f"{scheme}://{self.connect_host}:{self.gateway_port}"
+        return f"{'https' if self.tls.for_clients else 'http'}://{self.gateway_address}"
 
     @property
     def embeds_llm(self) -> bool:
@@ -156,6 +172,12 @@ class StackSettings:
         """The ports of this kind, one for each process that has one."""
         count, stride = self._count_and_stride(field_name)
         return [getattr(self, field_name) + stride * index for index in range(count)]
+
+    def bound_by(self, port: str) -> tuple[str, str]:
+        """The address at which a port is bound, by its variable, and the setting that says so."""
+        if port == "HMA_GATEWAY_PORT" and self.gateway_host:
+            return self.gateway_host, "HMA_GATEWAY_HOST"
+        return self.host, "HMA_HOST"
 
     def _count_and_stride(self, field_name: str) -> tuple[int, int]:
         counted_by, stride = _REPLICATED.get(field_name, ("", 1))
@@ -183,9 +205,8 @@ class StackSettings:
         with ExitStack() as held:
             for each in dataclasses.fields(self):
                 if each.metadata.get("check") is is_port and getattr(self, each.name) == 0:
-                    changes[each.name] = _free_run(
-                        held, self.host, *self._count_and_stride(each.name)
-                    )
+                    host, _ = self.bound_by(each.metadata["variable"])
+                    changes[each.name] = _free_run(held, host, *self._count_and_stride(each.name))
         return dataclasses.replace(self, **changes) if changes else self
 
 
@@ -196,9 +217,14 @@ def load_stack(environ: Mapping[str, str] = os.environ) -> StackSettings:
         SettingsError: A variable is wrong; the message names it.
     """
     settings = load(StackSettings, environ)
-    settings.access.check(settings.host)
+    settings.access.check({"HMA_HOST": settings.host, "HMA_GATEWAY_HOST": settings.public_host})
     settings.tls.check()
     return settings.resolved()
+
+
+def _reached(host: str) -> str:
+    """Where this machine itself reaches what binds `host`."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
 
 
 def _free_run(held: ExitStack, host: str, count: int, stride: int) -> int:

@@ -35,8 +35,9 @@ class StackTls:
     gateway_cert_file: str = setting(
         "HMA_GATEWAY_TLS_CERT_FILE",
         "",
-        "PEM file with the certificate that the gateway shows to clients, in the local stack also "
-        "for HMA_HOST; renewed by replacing the file. Unset: clients connect in plain text.",
+        "PEM file with the certificate that the gateway shows to clients; the local stack calls it "
+        "by HMA_GATEWAY_HOST, or HMA_HOST; renewed by replacing the file. Unset: clients connect "
+        "in plain text.",
     )
     gateway_key_file: str = setting(
         "HMA_GATEWAY_TLS_KEY_FILE", "", "PEM file with the private key of that certificate."

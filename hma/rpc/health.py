@@ -60,14 +60,19 @@ class Health:
 
 
 async def probe(
-    readiness: Readiness, health: Health, interval: float, registry: CollectorRegistry
+    readiness: Readiness,
+    health: Health,
+    interval: float,
+    registry: CollectorRegistry,
+    tell: Callable[[bool, str], None],
 ) -> None:
-    """Asks for readiness every `interval` seconds and says it, until cancelled."""
+    """Asks for readiness every `interval` seconds, says and tells it, until cancelled."""
     gauge = Gauge("hma_ready", "Whether the service is ready (1) or not (0)", registry=registry)
     said: tuple[bool, str] | None = None
     while True:
         now = await _ask(readiness)
         gauge.set(now[0])
+        tell(*now)
         if said is None or now[0] != said[0]:
             await health.say(now[0])
         if now != said:

@@ -14,6 +14,7 @@ from hma.rpc.callers import may_call, roles_of_names, server_of
 from hma.rpc.internal_keys import watch_internal_keys
 from hma.rpc.tls import TlsMaterial, TlsSettings
 from hma.rpc.watched import Watched
+from hma.secrecy import log_exposure
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -62,6 +63,12 @@ class Membership:
         faults = [*access.faults(host), *tls.faults()]
         if faults:
             raise SettingsError("; ".join(faults))
+        log_exposure(
+            {
+                "HMA_INTERNAL_KEY_FILE": access.internal_key_file if access.required else "",
+                "HMA_TLS_KEY_FILE": tls.key_file,
+            }
+        )
         tokens = None
         if access.required:
             keys = watch_internal_keys(access.internal_key_file)

@@ -38,6 +38,7 @@ from prometheus_client import CollectorRegistry
 from hma.errors import HmaError
 from hma.rpc.authentication import CallerInterceptor, OnRefused
 from hma.rpc.health import Health, Readiness, probe
+from hma.rpc.http_health import HttpHealth
 from hma.rpc.interceptor import AccessMetrics, RpcInterceptor
 from hma.rpc.membership import Membership
 from hma.rpc.tls import server_credentials
@@ -163,7 +164,7 @@ async def serve(
         settings: How to serve.
         services: What to serve, besides reflection and health.
         readiness: Polled; drives health for "" and every service.
-        registry: Metrics of the process, served at /metrics.
+        registry: Metrics of the process, served at /metrics, with /healthz and /readyz beside.
         membership: Who this process is, and what services that call it must prove; None: they
             need not prove anything, and connections are plain.
         on_refused: Told of calls between services that were refused.
@@ -179,7 +180,8 @@ async def serve(
     """
     stop = stop or asyncio.Event()
     hurry = asyncio.Event()
-    metrics = _bind_metrics(settings, {"/metrics": registry, **(pages or {})})
+    over_http = HttpHealth(asyncio.get_running_loop())
+    metrics = _bind_metrics(settings, {"/metrics": registry, **over_http.pages, **(pages or {})})
     with metrics:
         server, health, port = bind(
             settings, services, registry, interceptors, membership, on_refused
@@ -188,7 +190,7 @@ async def serve(
         _log.info("serving", extra={"port": port, "metrics_port": metrics.port})
         async with _signals(stop, hurry):
             prober = asyncio.create_task(
-                probe(readiness, health, settings.readiness_interval, registry)
+                probe(readiness, health, settings.readiness_interval, registry, over_http.say)
             )
             try:
                 if on_serving is not None:
@@ -197,6 +199,7 @@ async def serve(
             finally:
                 prober.cancel()
                 await asyncio.wait({prober})
+                over_http.say(False, "draining")
                 await _drain(server, health, settings, on_drain, hand_over, hurry)
     _log.info("stopped")
 

@@ -35,7 +35,7 @@ class Collector(Protocol):
         """The metrics, as they are now."""
 
 
-Page = CollectorRegistry | Collector
+Page = CollectorRegistry | Collector | WsgiApp
 
 
 def new_registry() -> CollectorRegistry:
@@ -48,7 +48,7 @@ def new_registry() -> CollectorRegistry:
 
 
 class MetricsServer:
-    """Serves pages of metrics over HTTP from a thread of its own.
+    """Serves pages of metrics, and others, over HTTP from a thread of its own.
 
     Args:
         host: Address to bind.
@@ -60,7 +60,7 @@ class MetricsServer:
     """
 
     def __init__(self, host: str, port: int, pages: Mapping[str, Page]) -> None:
-        apps = {path: make_wsgi_app(_registry_of(page)) for path, page in pages.items()}
+        apps = {path: _app_of(page) for path, page in pages.items()}
         self._server = make_server(
             host, port, _dispatch(apps), server_class=_Server, handler_class=_QuietHandler
         )
@@ -111,12 +111,14 @@ class _QuietHandler(WSGIRequestHandler):
         """Scrapes are not worth a line."""
 
 
-def _registry_of(page: Page) -> CollectorRegistry:
+def _app_of(page: Page) -> WsgiApp:
     if isinstance(page, CollectorRegistry):
+        return make_wsgi_app(page)
+    if callable(page):
         return page
     registry = CollectorRegistry()
     registry.register(page)
-    return registry
+    return make_wsgi_app(registry)
 
 
 def _dispatch(apps: Mapping[str, WsgiApp]) -> WsgiApp:

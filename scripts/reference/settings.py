@@ -10,6 +10,7 @@ import click
 
 from hma.cli.app import hma as command_line
 from hma.client.credentials import CredentialSettings
+from hma.client.plaintext import PlaintextSettings
 from hma.client.trust import TrustSettings
 from hma.llm.prices import PriceTable
 from hma.llm.profiles import PRESETS, Profile
@@ -34,7 +35,7 @@ INTRODUCTION = Path(__file__).with_name("settings_introduction.md")
 
 # Read by every service, so each is shown once.
 SHARED = (ServerSettings, ServiceAccess, TlsSettings, ChannelSettings, LogSettings)
-CLIENT = (CredentialSettings, TrustSettings)
+CLIENT = (CredentialSettings, TrustSettings, PlaintextSettings)
 ROLES = (MetaAgentSettings, AnalystSettings, WorkerSettings, ReducerSettings)
 _KINDS = {
     "str": "text",

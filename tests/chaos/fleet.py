@@ -231,7 +231,7 @@ class Fleet:
             "HMA_REPLICA_NAME": name,
         }
         command = [sys.executable, "-m", f"services.{role}"]
-        ready = grpc_serves(HOST, port)
+        ready = grpc_serves(f"{HOST}:{port}")
         self._add(name, command, ready, environment=environment, metrics=metrics)
 
     def _add_gateway(self, ports: Mapping[str, tuple[int, int]], internal: int, admin: int) -> None:
@@ -254,7 +254,7 @@ class Fleet:
             ]
         path = self.directory / "envoy.json"
         path.write_text(json.dumps(configuration))
-        self._add("gateway", gateway.command(path), grpc_serves(HOST, self.port))
+        self._add("gateway", gateway.command(path), grpc_serves(f"{HOST}:{self.port}"))
 
 
 def _endpoint(port: int) -> dict[str, Any]:

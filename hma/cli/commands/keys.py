@@ -20,12 +20,15 @@ from hma.cli.reading import when
 from hma.cli.tables import Column, fitted
 from hma.cli.wording import clean, one_line, seconds, word
 from hma.client import Backoff, Client
+from hma.client.connection import Server
 from hma.client.keys import RoleName, create_key
+from hma.client.plaintext import guard_key
 from hma.errors import HmaError
 from hma.v1 import admin_pb2
 
 _ROLES = ["reader", "user", "admin", "operator"]
 _ONCE = "This is the only time that the secret is shown. Use it: export HMA_API_KEY=…"
+_ENCRYPT_DIRECTLY = "let services speak TLS (HMA_TLS_CERT_FILE and its like)"
 
 
 class KeyIdType(click.ParamType[str]):
@@ -71,7 +74,7 @@ def keys() -> None:
     epilog=examples(
         'hma keys create --note "nightly reports" --lifetime 30d',
         "hma keys create --tenant acme --role admin",
-        "hma keys create -o json | jq -r .secret > key && export HMA_API_KEY_FILE=$PWD/key",
+        "(umask 077; hma keys create -o json | jq -r .secret > key)",
         "hma keys create --role operator --tenant default \\",
         "  --direct meta-agent:50051 --internal-key-file /run/secrets/internal-key",
     )
@@ -138,9 +141,9 @@ def _created_directly(
     from hma.rpc.tokens import TokenKeys
     from hma.settings import load
 
-    return create_key_directly(
-        address, TokenKeys(read_internal_keys(file)), request, tls=load(TlsSettings, os.environ)
-    )
+    tls = load(TlsSettings, os.environ)
+    guard_key(Server(address, tls.on), _ENCRYPT_DIRECTLY)
+    return create_key_directly(address, TokenKeys(read_internal_keys(file)), request, tls=tls)
 
 
 @keys.command(

@@ -9,7 +9,8 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from hma.cli.diagnosis import Finding, Health, diagnose
+from hma.cli.diagnosis import diagnose
+from hma.cli.finding import Finding, Health
 from hma.cli.options import Output, common
 from hma.cli.outcome import COMPLETE, REFUSED, examples
 from hma.cli.printing import console, json_line, show
@@ -17,7 +18,12 @@ from hma.cli.wording import clean, count, word
 from hma.client import Client
 from hma.v1 import meta_agent_pb2
 
-_MARKS = {Health.GOOD: ("✓", "green"), Health.WAITING: ("◐", "yellow"), Health.BAD: ("✗", "red")}
+_MARKS = {
+    Health.GOOD: ("✓", "green"),
+    Health.WAITING: ("◐", "yellow"),
+    Health.RISKY: ("!", "yellow"),
+    Health.BAD: ("✗", "red"),
+}
 _STATE_MARKS = {
     meta_agent_pb2.COMPONENT_STATE_UP: _MARKS[Health.GOOD],
     meta_agent_pb2.COMPONENT_STATE_STARTING: _MARKS[Health.WAITING],
@@ -56,8 +62,8 @@ def doctor(ctx: click.Context, server: str, output: Output) -> None:
     """Find out what is up, what is wrong, and what to do about it.
 
     Works when nothing is up. Looks at the gateway, at what it says of the services,
-    the database and the routes, and at the model server. Exits with 6 when something
-    that is needed is down.
+    the database and the routes, at the model server, and at who else could read your keys.
+    Exits with 6 when something that is needed is down.
     """
     findings = diagnose(server, os.environ)
     bad = any(finding.health is Health.BAD for finding in findings)
@@ -88,6 +94,8 @@ def _conclusion(findings: list[Finding]) -> Text:
         return Text(
             "Nearly there: something is still starting. Jobs are queued until then.", "yellow"
         )
+    if risky := [f for f in findings if f.health is Health.RISKY]:
+        return Text(f"It works, but look at: {clean(risky[0].name)}.", "yellow")
     return Text('All is well. Try: hma run "…" --doc FILE --budget 5000', "green")
 
 

@@ -43,6 +43,7 @@ class ScriptedMetaAgent(
     def __init__(self) -> None:
         self.requests: list[Any] = []
         self.metadata: list[dict[str, Any]] = []
+        self.left: list[float] = []
         self.release = threading.Event()
 
     def CreateJob(self, request: Any, context: grpc.ServicerContext) -> Any:
@@ -64,6 +65,9 @@ class ScriptedMetaAgent(
     def GetJob(self, request: Any, context: grpc.ServicerContext) -> Any:
         self.requests.append(request)
         self.metadata.append(dict(context.invocation_metadata()))
+        self.left.append(context.time_remaining())
+        if request.job_id == "job-slow":
+            _wait_for_the_end(context)
         if request.job_id == "job-missing":
             detail = any_pb2.Any()
             detail.Pack(error_details_pb2.ErrorInfo(reason="NOT_FOUND", domain="hma"))
@@ -132,11 +136,20 @@ class ScriptedMetaAgent(
 
     def WatchJob(self, request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
         self.requests.append(request)
+        self.left.append(context.time_remaining())
         yield _event(request.job_id, 1)
+        if request.job_id == "job-endless":
+            _wait_for_the_end(context)
         if request.job_id == "job-held":
             # The second event waits, so a reader proves that the first was not held back.
             self.release.wait(20)
         yield _event(request.job_id, 2)
+
+
+def _wait_for_the_end(context: grpc.ServicerContext) -> None:
+    ended = threading.Event()
+    if context.add_callback(ended.set):
+        ended.wait(30)
 
 
 def _event(job_id: str, sequence: int) -> Any:
@@ -161,6 +174,8 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServiceServicer):
             response = worker_pb2.ExecuteResponse()
             response.report.progress.phase = self.name
             yield response
+            if dict(context.invocation_metadata()).get("endless"):
+                _wait_for_the_end(context)
             if self.slow:
                 self.release.wait(30)
 

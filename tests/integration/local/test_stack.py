@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import time
+from ipaddress import ip_address
 from pathlib import Path
 
 import psutil
@@ -158,6 +160,29 @@ def test_lock_of_a_dead_server_whose_number_was_taken_is_cleared(start: Starter)
     again = start()
     again.wait_until_serving()
     assert again.end(signal.SIGINT) == 0
+
+
+def test_the_gateways_host_opens_one_port_to_others(start: Starter) -> None:
+    stack = start(HMA_GATEWAY_HOST="0.0.0.0", HMA_AUTH_NONE_ANYWHERE="true")
+    stack.wait_until_serving()
+    assert stack.process.stdout is not None
+    while "Ctrl-C" not in stack.lines[-1]:
+        stack.lines.append(stack.process.stdout.readline())
+    (url,) = re.findall(r"HMA serves at http://(\S+)", stack.output)
+    host, port = url.split(":")
+    opened = {
+        connection.laddr.port
+        for process in stack.leftovers()
+        for connection in process.net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN
+        and not ip_address(connection.laddr.ip.removeprefix("::ffff:")).is_loopback
+    }
+
+    assert stack.end(signal.SIGINT) == 0
+    assert (host, opened) == ("127.0.0.1", {int(port)})
+    assert "Other machines reach the gateway: it binds 0.0.0.0." in stack.output
+    assert "plain text: HMA_GATEWAY_TLS_CERT_FILE" in stack.output
+    assert "They reach all services" not in stack.output
 
 
 def _leave_lock(path: Path, number: int) -> None:

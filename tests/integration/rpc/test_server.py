@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -21,6 +22,8 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from hma.rpc.attempt_stream import Finished, execute_stream
 from hma.rpc.channel import open_channel
+from hma.rpc.http_health import HttpHealth
+from hma.telemetry.metrics import MetricsServer
 from hma.v1 import attempt_pb2
 from tests.integration.rpc.support import BEAT, start_of
 
@@ -182,6 +185,48 @@ async def test_health_follows_readiness(tmp_path: Path) -> None:
         service.process.send_signal(signal.SIGTERM)
         assert await service.ended() == 0
         assert "the file is not there" in (await service.errors).decode()
+
+
+async def test_http_probes_need_neither_grpc_nor_tls(tmp_path: Path) -> None:
+    async with running(tmp_path, HMA_DRAIN_DELAY="30s", HMA_DRAIN_GRACE="60s") as service:
+
+        async def until(path: str, status: int, text: str) -> None:
+            url = f"http://127.0.0.1:{service.metrics_port}{path}"
+            async with asyncio.timeout(5):
+                while await asyncio.to_thread(_ask, url) != (status, text):  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
+
+        await until("/readyz", 200, "ok\n")
+        service.ready_file.unlink()
+        await until("/readyz", 503, "the file is not there\n")
+        await until("/healthz", 200, "ok\n")
+        service.ready_file.touch()
+        await until("/readyz", 200, "ok\n")
+        service.process.send_signal(signal.SIGTERM)
+        await until("/readyz", 503, "draining\n")
+        await until("/healthz", 200, "ok\n")
+        service.process.send_signal(signal.SIGTERM)
+        assert await service.ended() == 0
+
+
+async def test_a_process_whose_event_loop_stands_still_is_not_alive() -> None:
+    standing = asyncio.new_event_loop()
+    try:
+        with MetricsServer("127.0.0.1", 0, HttpHealth(standing).pages) as server:
+            url = f"http://127.0.0.1:{server.port}"
+            status, text = await asyncio.to_thread(_ask, f"{url}/healthz")
+            assert (status, "stood still" in text) == (503, True)
+            assert await asyncio.to_thread(_ask, f"{url}/readyz") == (503, "starting\n")
+    finally:
+        standing.close()
+
+
+def _ask(url: str) -> tuple[int, str]:
+    try:
+        return 200, _read(url)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, str(error.read(), "utf-8")
 
 
 def _read(url: str) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hma.client.credentials import CredentialSettings, with_credentials
+from hma.client.credentials import CredentialSettings, KeyWarning, with_credentials
 from hma.errors import InvalidRequest
 from hma.settings import load
 
@@ -14,6 +14,7 @@ from hma.settings import load
 def test_a_key_that_is_given_counts_before_the_environments(tmp_path: Path) -> None:
     file = tmp_path / "key"
     file.write_text("from-file\n")
+    file.chmod(0o600)
     environ = {"HMA_API_KEY": "from-variable", "HMA_API_KEY_FILE": str(file)}
     given = [("x-request-id", "7")]
     assert with_credentials(given, "given", environ) == (
@@ -44,3 +45,28 @@ def test_a_wrong_key_is_not_repeated(tmp_path: Path) -> None:
 
 def test_a_key_in_the_settings_does_not_show_itself() -> None:
     assert "hidden" not in repr(load(CredentialSettings, {"HMA_API_KEY": "hidden"}))
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o440])
+def test_a_key_file_for_its_owner_and_group_is_read_in_silence(tmp_path: Path, mode: int) -> None:
+    environ = {"HMA_API_KEY_FILE": key_file(tmp_path, mode)}
+    assert with_credentials((), None, environ) == (("authorization", "Bearer from-file"),)
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o604, 0o602])
+def test_a_key_file_that_everybody_can_open_is_read_with_a_warning(
+    tmp_path: Path, mode: int
+) -> None:
+    path = key_file(tmp_path, mode)
+    with pytest.warns(KeyWarning, match=rf"HMA_API_KEY_FILE: .*{mode:04o}.*chmod 600"):
+        read = with_credentials((), None, {"HMA_API_KEY_FILE": path})
+    assert read == (("authorization", "Bearer from-file"),)
+    # A key that is given is not looked for in files.
+    with_credentials((), "given", {"HMA_API_KEY_FILE": path})
+
+
+def key_file(directory: Path, mode: int) -> str:
+    file = directory / "key"
+    file.write_text("from-file\n")
+    file.chmod(mode)
+    return str(file)

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 
 from hma.errors import SettingsError
+from hma.local.access import make_internal_key
 from hma.local.gateway import render
 from hma.local.gateway_tls import secrets
 from hma.local.parts import client_environment, parts
+from hma.local.secret_files import exposed_files
 from hma.local.settings import load_stack
 
 SERVICES = {
@@ -100,3 +102,33 @@ def test_half_a_certificate_is_refused(missing: str) -> None:
     del environ[missing]
     with pytest.raises(SettingsError, match=missing):
         load_stack(environ)
+
+
+def test_secret_files_that_everybody_can_open_are_told_of(tmp_path: Path) -> None:
+    modes = {"worker": 0o644, "reducer": 0o600, "gateway": 0o640, "public": 0o604, "shared": 0o666}
+    for name, mode in modes.items():
+        file = tmp_path / name
+        file.touch()
+        file.chmod(mode)
+    environ = {
+        "HMA_DATA_DIR": str(tmp_path / "var"),
+        "HMA_TLS_CERT_FILE": str(tmp_path / "{role}"),
+        "HMA_TLS_KEY_FILE": str(tmp_path / "{role}"),
+        "HMA_TLS_CA_FILE": str(tmp_path / "shared"),
+        "HMA_GATEWAY_TLS_CERT_FILE": str(tmp_path / "shared"),
+        "HMA_GATEWAY_TLS_KEY_FILE": str(tmp_path / "public"),
+    }
+    told = list(exposed_files(load_stack(environ)))
+    assert [each.partition(": ")[0] for each in told] == [
+        "HMA_TLS_KEY_FILE",
+        "HMA_GATEWAY_TLS_KEY_FILE",
+    ]
+    assert f"{tmp_path / 'worker'} (mode 0644)" in told[0]
+    own = load_stack({**environ, "HMA_INTERNAL_KEY_FILE": str(tmp_path / "shared")})
+    assert next(exposed_files(own)).startswith("HMA_INTERNAL_KEY_FILE: every user")
+
+
+def test_what_the_stack_makes_itself_is_not_told_of(tmp_path: Path) -> None:
+    settings = load_stack({"HMA_DATA_DIR": str(tmp_path)})
+    make_internal_key(settings)
+    assert list(exposed_files(settings)) == []

@@ -19,6 +19,7 @@ def test_two_parts_on_one_port_are_refused_naming_both_settings() -> None:
     assert "HMA_WORKER_PORT" in caught.value.message
 
 
-def test_address_of_another_machine_is_refused_naming_the_setting() -> None:
-    with pytest.raises(SettingsError, match="HMA_HOST: cannot listen on"):
-        check_ports(load_stack({"HMA_HOST": "203.0.113.1"}))
+@pytest.mark.parametrize("variable", ["HMA_HOST", "HMA_GATEWAY_HOST"])
+def test_address_of_another_machine_is_refused_naming_the_setting(variable: str) -> None:
+    with pytest.raises(SettingsError, match=f"^{variable}: cannot listen on"):
+        check_ports(load_stack({variable: "203.0.113.1"}))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib
 import os
+from pathlib import Path
 
 import pytest
 
 from hma.errors import SettingsError
+from hma.local.gateway import render
 from hma.local.parts import client_environment, parts
 from hma.local.settings import StackSettings, load_stack
 from hma.settings import describe
@@ -130,6 +132,44 @@ def test_clients_are_told_where_the_gateway_is() -> None:
     settings = load_stack({"HMA_HOST": "0.0.0.0", "HMA_GATEWAY_PORT": "9999"})
 
     assert client_environment(settings, {})["HMA_SERVER"] == "127.0.0.1:9999"
+
+
+@pytest.mark.parametrize(
+    ("bound", "address"),
+    [
+        ("0.0.0.0", "127.0.0.1:8080"),
+        ("192.0.2.1", "192.0.2.1:8080"),
+        ("::", "[::1]:8080"),
+        ("", "127.0.0.1:8080"),
+    ],
+)
+def test_the_gateways_host_opens_the_door_alone(bound: str, address: str) -> None:
+    environ = {"HMA_GATEWAY_HOST": bound}
+    settings = load_stack(environ)
+    table = {part.name: part for part in parts(settings, environ)}
+
+    assert client_environment(settings, {})["HMA_SERVER"] == address
+    assert settings.gateway_url == f"http://{address}"
+    for part in ("meta-agent", "analyst", "worker-1", "reducer"):
+        assert table[part].environment["HMA_HOST"] == "127.0.0.1"
+    listeners = render(settings, Path("/x"))["static_resources"]["listeners"]
+    bound_at = [each["address"]["socket_address"]["address"] for each in listeners]
+    assert bound_at == [bound or "127.0.0.1", "127.0.0.1"]
+
+
+def test_the_gateway_binds_what_all_bind_unless_it_is_told_otherwise() -> None:
+    assert load_stack({"HMA_HOST": "0.0.0.0"}).public_host == "0.0.0.0"
+    inside = load_stack({"HMA_HOST": "0.0.0.0", "HMA_GATEWAY_HOST": "127.0.0.1"})
+    assert (inside.host, inside.public_host) == ("0.0.0.0", "127.0.0.1")
+
+
+@pytest.mark.parametrize("variable", ["HMA_HOST", "HMA_GATEWAY_HOST"])
+def test_without_authentication_no_listener_leaves_loopback(variable: str) -> None:
+    environ = {"HMA_AUTH": "none", variable: "0.0.0.0"}
+    with pytest.raises(SettingsError, match=rf"HMA_AUTH: none .*0\.0\.0\.0.*\({variable}\)"):
+        load_stack(environ)
+    assert load_stack({**environ, "HMA_AUTH_NONE_ANYWHERE": "true"})
+    assert load_stack({variable: "0.0.0.0"})
 
 
 @pytest.mark.parametrize(
