@@ -31,7 +31,7 @@ def shown(port: int, authority: Authority) -> bytes | None:
         return None
 
 
-def until_shown(port: int, authority: Authority, certificate: Path, within: float = 15) -> bool:
+def until_shown(port: int, authority: Authority, certificate: Path, within: float = 60) -> bool:
     wanted = x509.load_pem_x509_certificate(certificate.read_bytes())
     end = time.monotonic() + within
     while time.monotonic() < end:
@@ -81,4 +81,4 @@ def test_a_renewed_certificate_is_taken(tmp_path: Path, key_directory: str, firs
             assert until_shown(port, authority, files["certificate"])
         finally:
             process.terminate()
-            process.wait(10)
+            process.wait(30)
