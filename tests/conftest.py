@@ -30,6 +30,20 @@ settings.register_profile(
 )
 settings.load_profile("shared machine")
 
+MOST_BYTES_OF_AN_ID = 16
+
+
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Refuses long bytes that are no text as the id of a test.
+
+    What packed them may have put the time in (gzip does), and then each of pytest-xdist's
+    workers collects another test.
+    """
+    if isinstance(val, bytes) and len(val) > MOST_BYTES_OF_AN_ID and not val.isascii():
+        raise pytest.UsageError(f"give a parameter of {len(val)} bytes an id: {val[:16]!r}…")
+    return None
+
+
 NewDatabase = Callable[[], AbstractContextManager[str]]
 
 # A test's data need not survive a power cut; most of a test's time would go to fsync.

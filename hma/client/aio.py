@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Self, TypeVar, Unpack
@@ -13,17 +12,19 @@ import grpc.aio
 from google.protobuf.message import Message
 
 from hma.client import requests
-from hma.client.backoff import Backoff, repeatable, resumable
+from hma.client.backoff import Backoff, resumable
 from hma.client.connection import OPTIONS, Server, failure_of
 from hma.client.credentials import has_credentials, with_credentials
 from hma.client.keys import AsyncKeys
+from hma.client.paging import Pages
 from hma.client.periods import MomentLike, UsageBy, get_usage
 from hma.client.plaintext import guard_key
 from hma.client.requests import DurationLike, JobOptions
-from hma.client.trail import audit_question
+from hma.client.trail import PAGE, audit_question
+from hma.client.tries import Tries
 from hma.client.trust import channel_credentials
-from hma.client.watching import PAUSE, WAIT_SLICE, Cursor, patience
-from hma.errors import DeadlinePassed, HmaError, NotFound, Unavailable
+from hma.client.watching import WAIT_SLICE, Waiting, Watching
+from hma.errors import HmaError
 from hma.v1 import (
     admin_pb2,
     admin_pb2_grpc,
@@ -164,21 +165,13 @@ class AsyncClient:
             DeadlinePassed: The job had not ended by then. It goes on.
             NotFound: There is no such job.
         """
-        began = time.monotonic()
-        limit = None if timeout is None else requests.seconds(timeout, "timeout")
+        waiting = Waiting(job_id, timeout)
         while True:
-            left = WAIT_SLICE if limit is None else limit - (time.monotonic() - began)
-            request = meta_agent_pb2.GetJobRequest(
-                job_id=job_id, wait=requests.duration(max(0.001, min(WAIT_SLICE, left)))
-            )
-            asked = time.monotonic()
-            job = await self._call(self._stub.GetJob, request, WAIT_SLICE + self._timeout)
+            request, longest = waiting.request(), WAIT_SLICE + self._timeout
+            job = await self._call(self._stub.GetJob, request, longest)
             if requests.ended(job):
                 return job
-            limit = patience(job) if limit is None else limit
-            if time.monotonic() - began >= limit:
-                raise DeadlinePassed(f"{job_id} has not ended after {limit:g} s; it goes on")
-            await asyncio.sleep(max(0.0, PAUSE - (time.monotonic() - asked)))
+            await asyncio.sleep(waiting.pause_after(job))
 
     async def watch(
         self, job_id: str, *, after: int = 0, events_only: bool = False
@@ -197,21 +190,17 @@ class AsyncClient:
             NotFound: There is no such job.
             Unavailable: The server stayed away.
         """
-        cursor = Cursor(after)
-        failures = 0
-        # A stream that has worked is worth more patience than one that never did.
-        backoff = self._backoff
+        watching = Watching(
+            job_id, after, events_only=events_only, first=self._backoff, resume=self._resume
+        )
         while True:
             failure: HmaError | None = None
-            call = self._stub.WatchJob(
-                cursor.request(job_id, events_only=events_only), metadata=self._metadata
-            )
+            call = self._stub.WatchJob(watching.request(), metadata=self._metadata)
             try:
                 async for update in call:
-                    failures, backoff = 0, self._resume
-                    if cursor.takes(update):
+                    if watching.takes(update):
                         yield update
-                    if cursor.finished:
+                    if watching.cursor.finished:
                         return
             except grpc.RpcError as error:
                 failure = failure_of(error, self._server)
@@ -219,12 +208,9 @@ class AsyncClient:
                     raise failure from error
             finally:
                 call.cancel()
-            if failure is None and cursor.covers(await self.get(job_id)):
+            if failure is None and watching.cursor.covers(await self.get(job_id)):
                 return
-            failures += 1
-            if backoff.exhausted(failures):
-                raise failure or Unavailable(f"the watch of {job_id} keeps ending early")
-            await asyncio.sleep(backoff.delay(failures, failure))
+            await asyncio.sleep(watching.pause_after(failure))
 
     async def list(
         self,
@@ -240,22 +226,11 @@ class AsyncClient:
             limit: At most this many; None: all there are.
             page_size: Jobs per call.
         """
-        wanted = list(states)
-        left = limit
-        token = ""
-        while left is None or left > 0:
-            request = meta_agent_pb2.ListJobsRequest(
-                page_size=page_size if left is None else min(page_size, left),
-                page_token=token,
-                states=wanted,
-            )
-            page = await self._call(self._stub.ListJobs, request)
-            for job in page.jobs:
+        pages = Pages(meta_agent_pb2.ListJobsRequest(states=states), page_size, limit)
+        while pages.more:
+            page = await self._call(self._stub.ListJobs, pages.request)
+            for job in pages.turn(page.jobs, page.next_page_token):
                 yield job
-            left = None if left is None else left - len(page.jobs)
-            token = page.next_page_token
-            if not token:
-                return
 
     async def interrupt(self, job_id: str, reason: str = "") -> job_pb2.Job:
         """Asks for the answer now, with what is there.
@@ -263,10 +238,7 @@ class AsyncClient:
         Raises:
             PreconditionFailed: The job has ended.
         """
-        request = meta_agent_pb2.InterruptJobRequest(
-            job_id=job_id, reason=reason, request_id=requests.new_request_id()
-        )
-        return await self._call(self._stub.InterruptJob, request)
+        return await self._call(self._stub.InterruptJob, requests.interrupt_job(job_id, reason))
 
     async def cancel(self, job_id: str, reason: str = "") -> job_pb2.Job:
         """Stops a job without an answer.
@@ -274,10 +246,7 @@ class AsyncClient:
         Raises:
             PreconditionFailed: The job has ended.
         """
-        request = meta_agent_pb2.CancelJobRequest(
-            job_id=job_id, reason=reason, request_id=requests.new_request_id()
-        )
-        return await self._call(self._stub.CancelJob, request)
+        return await self._call(self._stub.CancelJob, requests.cancel_job(job_id, reason))
 
     async def grant(self, job_id: str, tokens: int = 0, cost: float = 0.0) -> job_pb2.Job:
         """Adds tokens, money or both to the budget of a job that has not ended.
@@ -291,10 +260,7 @@ class AsyncClient:
             InvalidRequest: There is nothing to add, or the job cannot take it.
             PreconditionFailed: The job has ended.
         """
-        requests.check_tokens(tokens, "tokens")
-        request = meta_agent_pb2.GrantBudgetRequest(
-            job_id=job_id, tokens=tokens, cost=cost, request_id=requests.new_request_id()
-        )
+        request = requests.grant_budget(job_id, tokens, cost)
         return await self._call(self._stub.GrantBudget, request)
 
     async def delete(self, job_id: str) -> None:
@@ -303,10 +269,8 @@ class AsyncClient:
         Raises:
             PreconditionFailed: The job has not ended; cancel it first.
         """
-        request = meta_agent_pb2.DeleteJobRequest(
-            job_id=job_id, request_id=requests.new_request_id()
-        )
-        await self._call(self._stub.DeleteJob, request, gone=meta_agent_pb2.DeleteJobResponse())
+        gone = meta_agent_pb2.DeleteJobResponse()
+        await self._call(self._stub.DeleteJob, requests.delete_job(job_id), gone=gone)
 
     async def usage(
         self,
@@ -360,18 +324,12 @@ class AsyncClient:
         Raises:
             PermissionDenied: The key's role is too low for this trail.
         """
-        request = audit_question(
-            tenant=tenant, job_id=job_id, refused=refused, since=since, limit=limit
-        )
-        left = limit
-        while left is None or left > 0:
-            page = await self._call(self._admin.ListAuditEntries, request)
-            for entry in page.entries[:left]:
+        request = audit_question(tenant=tenant, job_id=job_id, refused=refused, since=since)
+        pages = Pages(request, PAGE, limit)
+        while pages.more:
+            page = await self._call(self._admin.ListAuditEntries, pages.request)
+            for entry in pages.turn(page.entries, page.next_page_token):
                 yield entry
-            left = None if left is None else left - len(page.entries)
-            request.page_token = page.next_page_token
-            if not request.page_token:
-                return
 
     async def quota(self, tenant: str = "") -> admin_pb2.Quota:
         """What a tenant may use, what it uses, and when each window frees.
@@ -397,8 +355,8 @@ class AsyncClient:
         Raises:
             InvalidRequest: There is no such limit or preset.
         """
-        stub = admin_pb2_grpc.AdminServiceStub(self._channel)
-        return await self._call(stub.SetQuota, requests.set_quota(tenant, preset, limits or {}))
+        request = requests.set_quota(tenant, preset, limits or {})
+        return await self._call(self._admin.SetQuota, request)
 
     async def status(self) -> meta_agent_pb2.SystemStatus:
         """What is up, what is not, and what to do about it."""
@@ -422,20 +380,16 @@ class AsyncClient:
             gone: What NOT_FOUND means after a try whose answer was lost.
             once: Not again: what is asked for must not happen twice.
         """
-        end = time.monotonic() + (self._timeout if timeout is None else timeout)
-        failures = 0
+        seconds = self._timeout if timeout is None else timeout
+        tries = Tries(self._backoff, seconds, once=once)
         while True:
             try:
-                return await method(
-                    request, timeout=max(0.0, end - time.monotonic()), metadata=self._metadata
-                )
+                return await method(request, timeout=tries.left(), metadata=self._metadata)
             except grpc.RpcError as error:
-                failure = failure_of(error, self._server, end - time.monotonic())
-                if failures and gone is not None and isinstance(failure, NotFound):
+                failure = failure_of(error, self._server, tries.left())
+                if gone is not None and tries.was_done_before(failure):
                     return gone
-                failures += 1
-                wait = self._backoff.delay(failures, failure)
-                late = time.monotonic() + wait >= end
-                if once or late or not repeatable(failure) or self._backoff.exhausted(failures):
+                wait = tries.wait_after(failure)
+                if wait is None:
                     raise failure from error
             await asyncio.sleep(wait)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -10,6 +9,7 @@ import grpc
 import grpc.aio
 from google.protobuf.message import Message
 
+from hma.client.paging import Pages
 from hma.client.requests import DurationLike, duration, seconds
 from hma.errors import InvalidRequest
 from hma.v1 import admin_pb2, admin_pb2_grpc
@@ -97,13 +97,10 @@ class Keys:
         Args:
             tenant: Whose; empty: the caller's; "*": everybody's.
         """
-        request = admin_pb2.ListKeysRequest(tenant=tenant, page_size=_PAGE)
-        while True:
-            page = self._call(self._stub.ListKeys, request)
-            yield from page.keys
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
+        pages = Pages(admin_pb2.ListKeysRequest(tenant=tenant), _PAGE)
+        while pages.more:
+            page = self._call(self._stub.ListKeys, pages.request)
+            yield from pages.turn(page.keys, page.next_page_token)
 
     def rotate(self, key_id: str, grace: DurationLike | None = None) -> admin_pb2.RotateKeyResponse:
         """Gives a key a new secret. It is not tried again by itself.
@@ -149,15 +146,12 @@ class AsyncKeys:
 
     async def list(self, tenant: str = "") -> AsyncIterator[admin_pb2.ApiKey]:
         """Keys, the newest first; see `Keys.list`."""
-        request = admin_pb2.ListKeysRequest(tenant=tenant, page_size=_PAGE)
-        while True:
-            page = await self._call(self._stub.ListKeys, request)
-            keys: builtins.list[admin_pb2.ApiKey] = [*page.keys]
-            for key in keys:
+        pages = Pages(admin_pb2.ListKeysRequest(tenant=tenant), _PAGE)
+        while pages.more:
+            page: admin_pb2.ListKeysResponse
+            page = await self._call(self._stub.ListKeys, pages.request)
+            for key in pages.turn(page.keys, page.next_page_token):
                 yield key
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
 
     async def rotate(
         self, key_id: str, grace: DurationLike | None = None

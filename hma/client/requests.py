@@ -181,6 +181,37 @@ def create_job(
     )
 
 
+def interrupt_job(job_id: str, reason: str) -> meta_agent_pb2.InterruptJobRequest:
+    """The request for the answer now."""
+    return meta_agent_pb2.InterruptJobRequest(
+        job_id=job_id, reason=reason, request_id=new_request_id()
+    )
+
+
+def cancel_job(job_id: str, reason: str) -> meta_agent_pb2.CancelJobRequest:
+    """The request that ends a job without an answer."""
+    return meta_agent_pb2.CancelJobRequest(
+        job_id=job_id, reason=reason, request_id=new_request_id()
+    )
+
+
+def grant_budget(job_id: str, tokens: int, cost: float) -> meta_agent_pb2.GrantBudgetRequest:
+    """The request that adds to a budget.
+
+    Raises:
+        InvalidRequest: The tokens do not fit the field.
+    """
+    check_tokens(tokens, "tokens")
+    return meta_agent_pb2.GrantBudgetRequest(
+        job_id=job_id, tokens=tokens, cost=cost, request_id=new_request_id()
+    )
+
+
+def delete_job(job_id: str) -> meta_agent_pb2.DeleteJobRequest:
+    """The request that purges a job."""
+    return meta_agent_pb2.DeleteJobRequest(job_id=job_id, request_id=new_request_id())
+
+
 def set_quota(tenant: str, preset: str, limits: Mapping[str, float]) -> admin_pb2.SetQuotaRequest:
     """The request that sets a quota.
 

@@ -23,27 +23,35 @@ MOST_SECONDS = 0.5
 
 Check = Callable[[Any, Any, Any, Any], Iterator[ValidationError] | None]
 
-_end: ContextVar[float] = ContextVar("end_of_check")
+_out_of_time: ContextVar[Callable[[], bool]] = ContextVar("out_of_time")
 
 
 class CannotApply(Exception):
     """The schema cannot be applied to this output; nothing is said of the output."""
 
 
-def schema_faults(value: object, schema: Mapping[str, Any]) -> list[ValidationError]:
+def schema_faults(
+    value: object, schema: Mapping[str, Any], *, clock: Callable[[], float] = time.monotonic
+) -> list[ValidationError]:
     """Where `value` breaks `schema`.
+
+    Args:
+        value: A parsed output.
+        schema: A JSON schema, draft 2020-12.
+        clock: Seconds, monotonic.
 
     Raises:
         CannotApply: The schema refers to itself, to nothing, has a pattern that is none,
             or checking takes too long.
     """
-    token = _end.set(time.monotonic() + MOST_SECONDS)
+    end = clock() + MOST_SECONDS
+    token = _out_of_time.set(lambda: clock() > end)
     try:
         return list(_validator()(schema).iter_errors(value))
     except (RecursionError, Unresolvable, BadPattern):
         raise CannotApply from None
     finally:
-        _end.reset(token)
+        _out_of_time.reset(token)
 
 
 @functools.cache
@@ -64,7 +72,7 @@ def _bounded(check: Check) -> Check:
     def bounded(
         validator: Any, wanted: Any, instance: Any, schema: Any
     ) -> Iterator[ValidationError]:
-        if time.monotonic() > _end.get():
+        if _out_of_time.get()():
             raise CannotApply
         yield from check(validator, wanted, instance, schema) or ()
 

@@ -167,7 +167,7 @@ async def command(stub: Any, taken: Taken, patience: float) -> None:
     else:
         request, call = meta_agent_pb2.CancelJobRequest(**ids), stub.CancelJob
     with contextlib.suppress(PreconditionFailed):  # it had ended before
-        await insist(lambda: _typed(call(request, timeout=5.0)), patience)
+        await insist(lambda: _typed(call(request, timeout=30)), patience)
     taken.obeyed = True
 
 

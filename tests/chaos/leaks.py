@@ -81,7 +81,7 @@ async def _work(fleet: Fleet) -> list[str]:
 
 def _busy(part: Part) -> list[str]:
     try:
-        with urllib.request.urlopen(f"http://{HOST}:{part.metrics}/metrics", timeout=5) as page:
+        with urllib.request.urlopen(f"http://{HOST}:{part.metrics}/metrics", timeout=30) as page:
             text = page.read().decode()
     except OSError as error:
         return [f"{part.name} shows no metrics: {error}"]

@@ -115,7 +115,7 @@ async def run(
 
 
 async def _judge(fleet: Fleet, taken: Sequence[Taken], outcome: Outcome) -> None:
-    connection = await asyncpg.connect(fleet.database_url, timeout=10)
+    connection = await asyncpg.connect(fleet.database_url, timeout=30)
     try:
         outcome.faults += await find_leaks(fleet, connection)
         counted = read_journal(fleet.journal)
@@ -126,7 +126,7 @@ async def _judge(fleet: Fleet, taken: Sequence[Taken], outcome: Outcome) -> None
                 f"{each.order.name} {each.job_id}: {fault}" for fault in verdict.faults
             ]
     finally:
-        await connection.close(timeout=10)
+        await connection.close(timeout=30)
     known, unknown, total, budget = (
         sum(getattr(v, name) for v in outcome.verdicts)
         for name in ("known", "unknown", "counted", "budget")

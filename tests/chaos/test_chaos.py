@@ -13,7 +13,7 @@ from tests.chaos.plan import plan_faults
 from tests.chaos.run import run
 from tests.chaos.trouble import Trouble
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600)]
 
 SEEDS = (4, 6)
 DEADLINE = 45.0

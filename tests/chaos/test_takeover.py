@@ -24,10 +24,10 @@ from tests.chaos.fleet import HOST, Fleet, Part, open_fleet
 from tests.chaos.jobs import SCRIPT, Order, Taken, chain
 from tests.scripted_llm.journal import read_journal
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600)]
 
 LENGTH = 4
-BUSY = 10.0
+BUSY = 30.0
 """Seconds that a busy machine may add to what takes a moment."""
 
 
@@ -42,13 +42,13 @@ async def fleet(open_directory: Path, request: pytest.FixtureRequest) -> AsyncIt
 @pytest.fixture
 async def database(fleet: Fleet) -> AsyncIterator[asyncpg.Connection]:
     """The fleet's database."""
-    connection = await asyncpg.connect(fleet.database_url, timeout=10)
+    connection = await asyncpg.connect(fleet.database_url, timeout=30)
     yield connection
-    await connection.close(timeout=10)
+    await connection.close(timeout=30)
 
 
 async def _submit(fleet: Fleet) -> Taken:
-    options: dict[str, Any] = {"plan": chain(LENGTH), "deadline": 90.0, "budget": 20_000}
+    options: dict[str, Any] = {"plan": chain(LENGTH), "deadline": 300.0, "budget": 20_000}
     order = Order("chain", "Do one after the other.", options)
     async with hma.AsyncClient(f"{HOST}:{fleet.port}") as client:
         return Taken(order, await client.submit(order.task, **options))
@@ -64,7 +64,7 @@ async def _writing(fleet: Fleet, database: asyncpg.Connection, job_id: str) -> P
 
 
 async def _until(
-    database: asyncpg.Connection, job_id: str, what: str, count: int = 1, timeout: float = 60
+    database: asyncpg.Connection, job_id: str, what: str, count: int = 1, timeout: float = 120
 ) -> list[job_pb2.JobEvent]:
     """The log once it has so many events of a kind."""
     async with asyncio.timeout(timeout):
@@ -86,7 +86,7 @@ def _claims(events: Sequence[job_pb2.JobEvent]) -> list[job_pb2.JobEvent]:
 
 async def _gauge(part: Part, name: str, label: str = "") -> float:
     def read() -> float:
-        with urllib.request.urlopen(f"http://{HOST}:{part.metrics}/metrics", timeout=5) as page:
+        with urllib.request.urlopen(f"http://{HOST}:{part.metrics}/metrics", timeout=30) as page:
             families = list(text_string_to_metric_families(page.read().decode()))
         return sum(
             sample.value

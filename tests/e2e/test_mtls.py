@@ -21,6 +21,7 @@ from cryptography import x509
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 import hma
+from hma.client import Backoff
 from hma.errors import HmaError, PermissionDenied, Unauthenticated, Unavailable
 from hma.local.parts import parts
 from hma.local.tether import tethered
@@ -85,7 +86,7 @@ class Secured:
             # Envoy's certificate has the same names as the services' have.
         context.set_alpn_protocols(["h2"])
         with (
-            socket.create_connection(("127.0.0.1", port), timeout=5) as plain,
+            socket.create_connection(("127.0.0.1", port), timeout=30) as plain,
             context.wrap_socket(
                 plain, server_hostname="127.0.0.1" if public else SERVER_NAME
             ) as connection,
@@ -133,7 +134,7 @@ def refusal(asked: grpc.Channel, *metadata: tuple[str, str]) -> HmaError | None:
     """What a call of Execute is refused with; None when it is taken."""
     with asked:
         call = worker_pb2_grpc.WorkerServiceStub(asked).Execute(
-            iter([worker_pb2.ExecuteRequest()]), timeout=5, metadata=metadata
+            iter([worker_pb2.ExecuteRequest()]), timeout=30, metadata=metadata
         )
         try:
             next(call)
@@ -212,7 +213,7 @@ def test_no_port_takes_plain_text(secured: Secured) -> None:
         with grpc.insecure_channel(f"127.0.0.1:{port}") as plain:
             stub = health_pb2_grpc.HealthStub(plain)
             with pytest.raises(grpc.RpcError) as refused:
-                stub.Check(HEALTH, timeout=5)
+                stub.Check(HEALTH, timeout=30)
         assert refused.value.code() is grpc.StatusCode.UNAVAILABLE, name
 
 
@@ -238,7 +239,8 @@ def test_the_gateway_is_not_believed_on_anothers_word(secured: Secured) -> None:
             secured.url,
             api_key=secured.key,
             ca_file=str(secured.services.ca_file),
-            timeout=3,
+            timeout=30,
+            backoff=Backoff(tries=1),
         ) as client,
         pytest.raises(Unavailable),
     ):
@@ -336,7 +338,7 @@ def test_certificates_are_renewed_while_it_runs(secured: Secured) -> None:
         updates = client.watch(watched)
         next(updates)
         secured.issue(lifetime=7200)
-        end = time.monotonic() + 20
+        end = time.monotonic() + 30
         while True:
             after = {name: secured.expiry(port) for name, port in ports.items()}
             if all(at > time.time() + 6000 for at in after.values()):

@@ -33,7 +33,7 @@ from services.meta_agent.store.database import Database, open_database
 from tests.e2e.conftest import ROOT, Stack, running_stack
 from tests.integration.store.quota_checks import check_limits, check_sums
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(600)
 
 CLIENTS = 40
 """Of each tenant; each wants one job."""
@@ -137,7 +137,7 @@ def house(open_directory: Path, model: str) -> Iterator[House]:
         HMA_QUOTA_TRANCHE="1500",
     ) as stack:
         operator = (stack.directory / "var" / "access" / "key").read_text().strip()
-        with hma.Client(stack.address, api_key=operator, timeout=15) as client:
+        with hma.Client(stack.address, api_key=operator, timeout=30) as client:
             keys = {}
             for tenant in TENANTS:
                 keys[tenant.name] = client.keys.create(tenant=tenant.name).secret

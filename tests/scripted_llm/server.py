@@ -216,7 +216,7 @@ class ScriptedLLM:
         return self._waiting
 
     async def wait_until(
-        self, condition: Callable[[ScriptedLLM], bool], timeout: float = 10.0
+        self, condition: Callable[[ScriptedLLM], bool], timeout: float = 30.0
     ) -> None:
         """Waits until a condition over the server's state holds."""
         async with asyncio.timeout(timeout), self._changed:

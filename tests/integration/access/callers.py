@@ -55,7 +55,7 @@ class Door:
         """A new key."""
         request = admin_pb2.CreateKeyRequest(tenant=tenant, **how)
         made: admin_pb2.CreateKeyResponse = await self.admin.CreateKey(
-            request, timeout=10, metadata=identity("default", OPERATOR)
+            request, timeout=30, metadata=identity("default", OPERATOR)
         )
         return made
 

@@ -117,13 +117,13 @@ async def gateway(
             yield settings, door
         finally:
             process.terminate()
-            await asyncio.wait_for(process.wait(), 10)
+            await asyncio.wait_for(process.wait(), 30)
 
 
 def status(settings: StackSettings, token: str, **more: str) -> tuple[int, str]:
     """HTTP status and reason of a call with a token; 0 while the gateway is not there."""
     names = {name.replace("_", "-"): value for name, value in more.items()}
-    connection = http.client.HTTPConnection("127.0.0.1", settings.gateway_port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", settings.gateway_port, timeout=30)
     try:
         connection.request("GET", "/v1/jobs", headers={"authorization": f"Bearer {token}", **names})
         response = connection.getresponse()
@@ -137,9 +137,9 @@ def status(settings: StackSettings, token: str, **more: str) -> tuple[int, str]:
 
 
 async def settled(settings: StackSettings, token: str, *, wanted: int) -> tuple[int, str]:
-    """The answer once it is `wanted`; whatever it is after ten seconds."""
+    """The answer once it is `wanted`; whatever it is after half a minute."""
     answer = 0, ""
-    for _ in range(200):
+    for _ in range(600):
         answer = await asyncio.to_thread(status, settings, token)
         if answer[0] == wanted:
             break

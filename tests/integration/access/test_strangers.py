@@ -31,14 +31,14 @@ WITHOUT_A_JOB = {"CreateJob", "ListJobs", "GetUsage", "GetQuota", "GetSystemStat
 
 async def make(door: Door, caller: Any, request_id: str = "") -> str:
     request = pb.CreateJobRequest(job=door.edge.spec(), request_id=request_id)
-    return (await door.edge.api.CreateJob(request, timeout=10, metadata=caller)).job_id
+    return (await door.edge.api.CreateJob(request, timeout=30, metadata=caller)).job_id
 
 
 async def call(door: Door, method: str, request: Any, caller: Any) -> Any:
     stub = getattr(door.edge.api, method)
     if method == "WatchJob":
-        return await anext(aiter(stub(request, timeout=10, metadata=caller)))
-    return await stub(request, timeout=10, metadata=caller)
+        return await anext(aiter(stub(request, timeout=30, metadata=caller)))
+    return await stub(request, timeout=30, metadata=caller)
 
 
 def test_every_rpc_with_a_job_is_here() -> None:
@@ -51,7 +51,7 @@ async def test_a_strangers_job_is_as_if_it_were_none(door: Door, method: str) ->
     job_id = await make(door, identity("theirs"))
     # Its owner has used the very request_id, for something else: no reason to compare.
     used = pb.GrantBudgetRequest(job_id=job_id, tokens=77, request_id="the same")
-    await door.edge.api.GrantBudget(used, timeout=10, metadata=identity("theirs"))
+    await door.edge.api.GrantBudget(used, timeout=30, metadata=identity("theirs"))
     told = []
     for job in (job_id, NEVER):
         with pytest.raises(grpc.aio.AioRpcError) as error:
@@ -70,22 +70,22 @@ async def test_a_strangers_deleted_job_is_as_if_it_had_never_been(door: Door, me
     job_id = await make(door, identity("theirs"))
     await door.edge.finish(job_id)
     gone = pb.DeleteJobRequest(job_id=job_id, request_id="the same")
-    await door.edge.api.DeleteJob(gone, timeout=10, metadata=identity("theirs"))
+    await door.edge.api.DeleteJob(gone, timeout=30, metadata=identity("theirs"))
     for job in (job_id, NEVER):
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await call(door, method, REQUESTS[method](job), identity("mine"))
         assert from_rpc_error(error.value).message == f"There is no job {job}."
     # For its owner, deleting it again by the same request changes nothing.
-    await door.edge.api.DeleteJob(gone, timeout=10, metadata=identity("theirs"))
+    await door.edge.api.DeleteJob(gone, timeout=30, metadata=identity("theirs"))
 
 
 async def test_lists_and_sums_are_of_ones_own(door: Door) -> None:
     job_id = await make(door, identity("lists-theirs"))
     for caller, jobs in ((identity("lists-mine"), []), (identity("lists-theirs"), [job_id])):
-        page = await door.edge.api.ListJobs(pb.ListJobsRequest(), timeout=10, metadata=caller)
+        page = await door.edge.api.ListJobs(pb.ListJobsRequest(), timeout=30, metadata=caller)
         assert [job.job_id for job in page.jobs] == jobs
         usage = await door.edge.api.GetUsage(
-            pb.GetUsageRequest(by=[pb.USAGE_GROUPING_TENANT]), timeout=10, metadata=caller
+            pb.GetUsageRequest(by=[pb.USAGE_GROUPING_TENANT]), timeout=30, metadata=caller
         )
         assert usage.total.calls == 0
 
@@ -103,12 +103,12 @@ async def test_a_page_token_of_another_tenant_is_none(door: Door) -> None:
     for _ in range(2):
         await make(door, identity("pages"))
     first = await door.edge.api.ListJobs(
-        pb.ListJobsRequest(page_size=1), timeout=10, metadata=identity("pages")
+        pb.ListJobsRequest(page_size=1), timeout=30, metadata=identity("pages")
     )
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await door.edge.api.ListJobs(
             pb.ListJobsRequest(page_token=first.next_page_token),
-            timeout=10,
+            timeout=30,
             metadata=identity("mine"),
         )
     assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT

@@ -33,7 +33,7 @@ async def trail(door: Door, tenant: str, who: Any = None) -> list[Any]:
     await door.edge.trail.flush()
     response = await door.admin.ListAuditEntries(
         pb.ListAuditEntriesRequest(tenant=tenant),
-        timeout=10,
+        timeout=30,
         metadata=who or identity("default", OPERATOR),
     )
     return list(reversed(response.entries))

@@ -36,7 +36,7 @@ from tests.integration.client.log_steps import Step, Update, stamp
 from tests.integration.client.projecting import project
 from tests.unit.meta_agent.simulation import make_rules
 
-WAIT = 10.0
+WAIT = 30.0
 
 
 class ScriptedJob:

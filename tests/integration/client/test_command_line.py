@@ -86,7 +86,7 @@ def until(process: subprocess.Popen[str], words: str) -> None:
     for line in process.stdout:
         if words in line:
             return
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=30)
     pytest.fail(f"{words!r} never came; it exited with {process.returncode}: {err}")
 
 
@@ -180,7 +180,7 @@ def test_one_ctrl_c_asks_for_the_answer_now(
     process = start(slow_server.address, "run", "Which ports?", "-b", "5000")
     until(process, "t1 started")
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=30)
     assert process.returncode == 3, err
     assert "What was there when you interrupted." in out
     assert "answering with what is there" in err
@@ -196,7 +196,7 @@ def test_a_second_ctrl_c_cancels(
     process.send_signal(signal.SIGINT)
     slow_server.wait_for("InterruptJob")
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=20)
+    process.communicate(timeout=30)
     assert process.returncode == 5
 
 
@@ -210,7 +210,7 @@ def test_a_third_ctrl_c_leaves_the_job(
         process.send_signal(signal.SIGINT)
         slow_server.wait_for(rpc)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=30)
     assert process.returncode == 130
     assert "the job goes on; come back with: hma watch job-" in err
 
@@ -222,7 +222,7 @@ def test_ctrl_c_of_a_watch_leaves_the_job_alone(
     process = start(slow_server.address, "watch", job)
     until(process, "t1 started")
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=20)
+    process.communicate(timeout=30)
     assert process.returncode == 130
     assert slow_server.servicer.calls["InterruptJob"] == 0
 
@@ -236,7 +236,7 @@ def test_a_reader_that_leaves_early_is_no_traceback(
     process.stdout.close()
     assert process.stderr is not None
     err = process.stderr.read()
-    process.wait(20)
+    process.wait(30)
     assert "Traceback" not in err
 
 
@@ -270,7 +270,7 @@ def on_a_terminal(address: str, *arguments: str) -> tuple[str, int]:
             break
         written += chunk
     os.close(master)
-    return written.decode(errors="replace"), process.wait(10)
+    return written.decode(errors="replace"), process.wait(30)
 
 
 def test_the_task_comes_from_a_file_or_standard_input(

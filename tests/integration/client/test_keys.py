@@ -63,7 +63,7 @@ def flaky() -> Iterator[tuple[Flaky, str]]:
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     yield servicer, f"127.0.0.1:{port}"
-    server.stop(0).wait(5)
+    server.stop(0).wait(30)
 
 
 def test_a_key_whose_answer_was_lost_is_not_made_again(flaky: tuple[Flaky, str]) -> None:

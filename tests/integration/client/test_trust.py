@@ -56,7 +56,7 @@ def test_a_server_that_proves_nothing_gets_no_job(
         (f"http://127.0.0.1:{port}", str(authority.ca_file)),
     ):
         with (
-            Client(url, ca_file=ca_file, backoff=ONCE, timeout=5) as client,
+            Client(url, ca_file=ca_file, backoff=ONCE, timeout=30) as client,
             pytest.raises(Unavailable) as refused,
         ):
             client.submit("Which ports?", budget=5000)

@@ -82,7 +82,7 @@ class Edge:
     async def create(self, text: str = "Which port is it?", **fields: Any) -> str:
         """Has a job accepted; returns its id."""
         request = meta_agent_pb2.CreateJobRequest(job=self.spec(text), **fields)
-        response = await self.api.CreateJob(request, timeout=10)
+        response = await self.api.CreateJob(request, timeout=30)
         return response.job_id
 
     async def claim(self, job_id: str) -> None:

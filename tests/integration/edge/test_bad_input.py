@@ -83,7 +83,7 @@ async def test_a_bad_job_is_refused_by_field_and_leaves_nothing(
 ) -> None:
     before = await count(edge)
     with pytest.raises(grpc.aio.AioRpcError) as error:
-        await edge.api.CreateJob(meta_agent_pb2.CreateJobRequest(job=bad), timeout=20)
+        await edge.api.CreateJob(meta_agent_pb2.CreateJobRequest(job=bad), timeout=30)
     assert error.value.code() == grpc.StatusCode.INVALID_ARGUMENT
     found = from_rpc_error(error.value)
     assert isinstance(found, InvalidRequest)
@@ -106,14 +106,14 @@ async def count(edge: Edge) -> tuple[int, int, int]:
 async def test_the_path_of_a_cycle_reaches_the_client(edge: Edge) -> None:
     bad = spec(plan=plan(("load", []), ("b", ["c", "load"]), ("c", ["d"]), ("d", ["b"])))
     with pytest.raises(grpc.aio.AioRpcError, match="b -> c -> d -> b"):
-        await edge.api.CreateJob(meta_agent_pb2.CreateJobRequest(job=bad), timeout=20)
+        await edge.api.CreateJob(meta_agent_pb2.CreateJobRequest(job=bad), timeout=30)
 
 
 async def test_hundreds_of_faults_still_fit_an_answer(edge: Edge) -> None:
     names = [("é" * 60, ["ü" * 50]) for _ in range(500)]
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await edge.api.CreateJob(
-            meta_agent_pb2.CreateJobRequest(job=spec(plan=plan(*names))), timeout=20
+            meta_agent_pb2.CreateJobRequest(job=spec(plan=plan(*names))), timeout=30
         )
     assert error.value.code() == grpc.StatusCode.INVALID_ARGUMENT
     found = from_rpc_error(error.value)
@@ -134,7 +134,7 @@ async def test_malformed_protobuf_is_the_callers_fault(
         f"/hma.v1.MetaAgentService/{method}"
     )
     with pytest.raises(grpc.aio.AioRpcError) as error:
-        await call(junk, timeout=10)
+        await call(junk, timeout=30)
     assert error.value.code() == grpc.StatusCode.INVALID_ARGUMENT
     assert_reads_well(error.value)
     await edge.create()
@@ -146,7 +146,7 @@ async def test_a_message_beyond_the_transports_limit_is_refused(edge: Edge) -> N
     async with grpc.aio.insecure_channel(f"127.0.0.1:{edge.port}", options=options) as channel:
         call = channel.unary_unary("/hma.v1.MetaAgentService/CreateJob")
         with pytest.raises(grpc.aio.AioRpcError) as error:
-            await call(bytes(41 << 20), timeout=20)
+            await call(bytes(41 << 20), timeout=30)
     assert error.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
     await edge.create()
 
@@ -156,7 +156,7 @@ async def test_an_unknown_method_is_unimplemented(edge: Edge) -> None:
         "/hma.v1.MetaAgentService/DropTables"
     )
     with pytest.raises(grpc.aio.AioRpcError) as error:
-        await call(b"", timeout=10)
+        await call(b"", timeout=30)
     assert error.value.code() == grpc.StatusCode.UNIMPLEMENTED
 
 

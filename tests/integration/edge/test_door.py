@@ -108,7 +108,7 @@ async def test_requests_beyond_the_bytes_in_flight_are_refused_and_then_fit(
     wait = Duration(seconds=20)
     first = asyncio.ensure_future(narrow.api.CreateJob(Create(job=spec, wait=wait), timeout=30))
     await entered.wait()
-    refusal = await overloaded(narrow.api.CreateJob(Create(job=spec), timeout=10))
+    refusal = await overloaded(narrow.api.CreateJob(Create(job=spec), timeout=30))
     assert refusal.reason == "TOO_MANY_BYTES"
     hold.set()
     monkeypatch.setattr(narrow.store.jobs, "create", create)
@@ -119,7 +119,7 @@ async def test_requests_beyond_the_bytes_in_flight_are_refused_and_then_fit(
 
     await until(stored)
     [job] = (await narrow.store.jobs.page("default")).jobs
-    await narrow.api.CreateJob(Create(job=spec), timeout=10)
+    await narrow.api.CreateJob(Create(job=spec), timeout=30)
     assert not first.done()
     await narrow.finish(job.job_id)
     assert (await first).state == job_pb2.JOB_STATE_SUCCEEDED
@@ -128,21 +128,21 @@ async def test_requests_beyond_the_bytes_in_flight_are_refused_and_then_fit(
 async def test_a_request_larger_than_the_bound_passes_when_it_is_alone(narrow: Edge) -> None:
     spec = narrow.spec()
     spec.documents.add(name="b.md", text="x " * 200_000)
-    assert (await narrow.api.CreateJob(Create(job=spec), timeout=20)).job_id
+    assert (await narrow.api.CreateJob(Create(job=spec), timeout=30)).job_id
 
 
 async def test_watchers_beyond_the_bound_are_refused_and_leaving_makes_room(narrow: Edge) -> None:
     job_id = await narrow.create()
-    calls = [narrow.api.WatchJob(Watch(job_id=job_id), timeout=20) for _ in range(2)]
+    calls = [narrow.api.WatchJob(Watch(job_id=job_id), timeout=30) for _ in range(2)]
     for call in calls:
         await anext(aiter(call))
-    third = narrow.api.WatchJob(Watch(job_id=job_id), timeout=20)
+    third = narrow.api.WatchJob(Watch(job_id=job_id), timeout=30)
     assert (await overloaded(anext(aiter(third)))).reason == "TOO_MANY_WATCHERS"
     calls[0].cancel()
 
     async def let_in() -> bool:
         try:
-            await anext(aiter(narrow.api.WatchJob(Watch(job_id=job_id), timeout=20)))
+            await anext(aiter(narrow.api.WatchJob(Watch(job_id=job_id), timeout=30)))
         except grpc.aio.AioRpcError:
             return False
         return True

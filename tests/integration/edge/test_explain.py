@@ -18,7 +18,7 @@ UNKNOWN = "job-01k0000000000000000000000000"
 
 
 async def explain(edge: Edge, job_id: str) -> Any:
-    return await edge.api.ExplainJob(Explain(job_id=job_id), timeout=10)
+    return await edge.api.ExplainJob(Explain(job_id=job_id), timeout=30)
 
 
 async def test_a_job_that_waits_is_explained(edge: Edge) -> None:
@@ -62,10 +62,10 @@ async def test_the_jobs_shape_is_shown_with_its_outcome(edge: Edge) -> None:
         shape=job_pb2.JOB_SHAPE_TEAM, predicted_tokens=900, actual_tokens=450, error_percent=-50
     )
     finished = job_pb2.JobFinished(state=job_pb2.JOB_STATE_FAILED, shape_outcome=outcome)
-    job = await edge.api.GetJob(meta_agent_pb2.GetJobRequest(job_id=job_id), timeout=10)
+    job = await edge.api.GetJob(meta_agent_pb2.GetJobRequest(job_id=job_id), timeout=30)
     assert (job.shape_decision, job.HasField("shape_outcome")) == (decided, False)
     await edge.append(job_id, seal=True, job_finished=finished)
-    job = await edge.api.GetJob(meta_agent_pb2.GetJobRequest(job_id=job_id), timeout=10)
+    job = await edge.api.GetJob(meta_agent_pb2.GetJobRequest(job_id=job_id), timeout=30)
     assert (job.shape_decision, job.shape_outcome) == (decided, outcome)
     told = await explain(edge, job_id)
     assert (told.shape, told.shape_outcome) == (decided, outcome)
@@ -87,7 +87,7 @@ async def test_jobs_of_other_tenants_and_deleted_ones_are_not_explained(fresh_ed
     await fresh_edge.finish(gone)
     await explain(fresh_edge, gone)
     delete = meta_agent_pb2.DeleteJobRequest(job_id=gone)
-    await fresh_edge.api.DeleteJob(delete, timeout=10)
+    await fresh_edge.api.DeleteJob(delete, timeout=30)
     await fresh_edge.store.database.pool.execute("UPDATE job SET tenant = 'acme'")
     for job_id in (other, gone):
         with pytest.raises(grpc.aio.AioRpcError) as caught:

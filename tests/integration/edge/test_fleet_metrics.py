@@ -131,7 +131,7 @@ async def page_of(store: Store, counters: FleetCounters) -> str:
     await page.flush()
     with MetricsServer("127.0.0.1", 0, {"/fleet": page}) as server:
         url = f"http://127.0.0.1:{server.port}/fleet"
-        response = await asyncio.to_thread(urllib.request.urlopen, url, timeout=5)
+        response = await asyncio.to_thread(urllib.request.urlopen, url, timeout=30)
         return str(response.read().decode())
 
 

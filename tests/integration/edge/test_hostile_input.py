@@ -43,21 +43,23 @@ async def test_a_flood_of_marks_is_refused_while_the_replica_goes_on(edge: Edge)
         else:
             spec.plan.tasks.add(id="t1", instruction="Look.", documents=[flood])
         specs.append(spec)
-    late = 0.0
+    most = 0.0
 
     async def tick() -> None:
-        nonlocal late
+        nonlocal most
         while True:
-            begin = time.monotonic()
-            await asyncio.sleep(0.01)
-            late = max(late, time.monotonic() - begin)
+            begin = time.thread_time()
+            await asyncio.sleep(0)
+            most = max(most, time.thread_time() - begin)
 
     ticking = asyncio.create_task(tick())
     said = [await refusal(edge, spec) for spec in specs]
     ticking.cancel()
     assert all("combining marks" in text for text in said[:4]), said
     assert "has no document" in said[4]
-    assert late < 2, late  # the lease is lost after five
+    # What the loop worked in one go, whoever else works on this machine. To normalise the
+    # flood as it stands takes minutes; the lease is lost after five seconds.
+    assert most < 5, most
 
 
 async def test_text_that_grows_in_normal_form_is_measured_as_it_is_kept(
@@ -91,7 +93,7 @@ async def test_a_request_id_that_is_not_what_it_looks_like_is_refused(
 ) -> None:
     request = meta_agent_pb2.CreateJobRequest(job=edge.spec(), request_id=request_id)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await edge.api.CreateJob(request, timeout=10)
+        await edge.api.CreateJob(request, timeout=30)
     assert "request_id" in str(caught.value.details())
 
 
@@ -124,7 +126,7 @@ async def test_a_message_is_measured_as_it_is_when_unpacked(edge: Edge) -> None:
 async def test_metadata_has_a_size(edge: Edge) -> None:
     many = [(f"x-{n}", "v" * 1_000) for n in range(40)]
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await edge.api.ListJobs(meta_agent_pb2.ListJobsRequest(), metadata=many, timeout=10)
+        await edge.api.ListJobs(meta_agent_pb2.ListJobsRequest(), metadata=many, timeout=30)
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
@@ -132,5 +134,5 @@ async def test_bytes_that_are_nested_deep_are_no_message(edge: Edge) -> None:
     """A field that nobody knows may be a group within groups: parsers must not follow."""
     call: Any = edge.channel.unary_unary(CreateJob)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await call(b"\xfb\x06" * 1_000_000, timeout=10)  # starts group 111, again and again
+        await call(b"\xfb\x06" * 1_000_000, timeout=30)  # starts group 111, again and again
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT

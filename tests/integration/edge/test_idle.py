@@ -11,13 +11,13 @@ Get = meta_agent_pb2.GetJobRequest
 async def test_jobs_that_were_read_are_dropped_when_nobody_asks_and_read_again(edge: Edge) -> None:
     old, new = await edge.create(), await edge.create()
     for job_id in (old, new):
-        await edge.api.GetJob(Get(job_id=job_id), timeout=10)
+        await edge.api.GetJob(Get(job_id=job_id), timeout=30)
     assert edge.reader.forget_idle(3600) == 0
     edge.reader._asked_at[old] -= 3600
     assert edge.reader.forget_idle(3600) == 1
     assert old not in edge.reader
     assert new in edge.reader
-    job = await edge.api.GetJob(Get(job_id=old), timeout=10)
+    job = await edge.api.GetJob(Get(job_id=old), timeout=30)
     assert job.last_sequence == 1
 
 

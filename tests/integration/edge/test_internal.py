@@ -34,7 +34,7 @@ async def test_a_late_result_is_logged_once_with_its_price(edge: Edge) -> None:
     job_id = await edge.create()
     ref = await edge.start_attempt(job_id)
     answers = await asyncio.gather(
-        *(edge.internal.ReportAttempt(report(ref), timeout=10) for _ in range(4))
+        *(edge.internal.ReportAttempt(report(ref), timeout=30) for _ in range(4))
     )
     assert all(answer.recorded for answer in answers)
     events = await edge.store.log.read(job_id)
@@ -50,11 +50,11 @@ async def test_a_late_result_is_logged_once_with_its_price(edge: Edge) -> None:
 async def test_reports_of_another_epoch_are_facts_of_their_own(edge: Edge) -> None:
     job_id = await edge.create()
     ref = await edge.start_attempt(job_id)
-    await edge.internal.ReportAttempt(report(ref), timeout=10)
+    await edge.internal.ReportAttempt(report(ref), timeout=30)
     other = attempt_pb2.AttemptRef()
     other.CopyFrom(ref)
     other.epoch += 1
-    await edge.internal.ReportAttempt(report(other), timeout=10)
+    await edge.internal.ReportAttempt(report(other), timeout=30)
     events = await edge.store.log.read(job_id)
     assert sum(e.HasField("attempt_reported") for e in events) == 2
 
@@ -66,7 +66,7 @@ async def test_a_report_nobody_needs_is_taken_all_the_same(edge: Edge) -> None:
     gone = attempt_pb2.AttemptRef(job_id=new_job_id(), epoch=1, task_uid="1.1", attempt=1)
     junk = attempt_pb2.AttemptRef(job_id="junk", epoch=1, task_uid="1.1", attempt=1)
     for late in (ref, gone, junk):
-        answer = await edge.internal.ReportAttempt(report(late), timeout=10)
+        answer = await edge.internal.ReportAttempt(report(late), timeout=30)
         assert not answer.recorded
     last = (await edge.store.log.read(job_id))[-1]
     assert last.HasField("job_finished")
@@ -84,7 +84,7 @@ async def test_a_report_nobody_needs_is_taken_all_the_same(edge: Edge) -> None:
 )
 async def test_a_report_without_a_name_is_refused(edge: Edge, bad: Report, field: str) -> None:
     with pytest.raises(grpc.aio.AioRpcError, match=field) as error:
-        await edge.internal.ReportAttempt(bad, timeout=10)
+        await edge.internal.ReportAttempt(bad, timeout=30)
     assert error.value.code() == grpc.StatusCode.INVALID_ARGUMENT
 
 
@@ -94,7 +94,7 @@ async def test_documents_are_read_in_bounded_chunks(edge: Edge) -> None:
     spec.documents.add(name="big.txt", text=text)
     spec.documents.add(name="empty.txt")
     request = meta_agent_pb2.CreateJobRequest(job=spec)
-    job_id = (await edge.api.CreateJob(request, timeout=20)).job_id
+    job_id = (await edge.api.CreateJob(request, timeout=30)).job_id
     chunks = [
         part.chunk
         async for part in edge.internal.ReadDocument(Read(job_id=job_id, document_id="d1"))
@@ -108,7 +108,7 @@ async def test_documents_are_read_in_bounded_chunks(edge: Edge) -> None:
 @pytest.mark.parametrize("document_id", ["d2", "x\0", "a.md"])
 async def test_an_unknown_document_is_not_found(edge: Edge, document_id: str) -> None:
     job_id = await edge.create()
-    call = edge.internal.ReadDocument(Read(job_id=job_id, document_id=document_id), timeout=10)
+    call = edge.internal.ReadDocument(Read(job_id=job_id, document_id=document_id), timeout=30)
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await anext(aiter(call))
     assert error.value.code() == grpc.StatusCode.NOT_FOUND

@@ -17,7 +17,7 @@ async def create(edge: Edge, *, tokens: int = 0, money: float = 0.0) -> str:
     spec = edge.spec()
     spec.total_budget_tokens = tokens
     spec.budget.max_cost = money
-    response = await edge.api.CreateJob(meta_agent_pb2.CreateJobRequest(job=spec), timeout=10)
+    response = await edge.api.CreateJob(meta_agent_pb2.CreateJobRequest(job=spec), timeout=30)
     return response.job_id
 
 
@@ -32,7 +32,7 @@ async def granted(edge: Edge, job_id: str) -> list[tuple[int, float]]:
 
 async def refusal(edge: Edge, request: Grant) -> Exception:
     with pytest.raises(grpc.aio.AioRpcError) as error:
-        await edge.api.GrantBudget(request, timeout=10)
+        await edge.api.GrantBudget(request, timeout=30)
     return from_rpc_error(error.value)
 
 
@@ -40,24 +40,24 @@ async def test_money_alone_makes_a_job(edge: Edge) -> None:
     job_id = await create(edge, money=0.02)
     row = await edge.store.jobs.get(job_id)
     assert row.budget_tokens == 20_000
-    job = await edge.api.GetJob(meta_agent_pb2.GetJobRequest(job_id=job_id), timeout=10)
+    job = await edge.api.GetJob(meta_agent_pb2.GetJobRequest(job_id=job_id), timeout=30)
     assert (job.budget.max_tokens, job.budget.max_cost) == (20_000, 0.02)
 
 
 async def test_granted_money_is_in_the_log_once_per_request_id(edge: Edge) -> None:
     job_id = await create(edge, tokens=2000, money=0.5)
     for _ in range(3):
-        await edge.api.GrantBudget(Grant(job_id=job_id, request_id="a", cost=0.25), timeout=10)
-    await edge.api.GrantBudget(Grant(job_id=job_id, tokens=5, cost=0.125), timeout=10)
+        await edge.api.GrantBudget(Grant(job_id=job_id, request_id="a", cost=0.25), timeout=30)
+    await edge.api.GrantBudget(Grant(job_id=job_id, tokens=5, cost=0.125), timeout=30)
     assert await granted(edge, job_id) == [(0, 0.25), (5, 0.125)]
 
 
 async def test_money_for_a_job_of_money_alone_brings_the_tokens_it_buys(edge: Edge) -> None:
     job_id = await create(edge, money=0.02)
-    await edge.api.GrantBudget(Grant(job_id=job_id, cost=0.01), timeout=10)
+    await edge.api.GrantBudget(Grant(job_id=job_id, cost=0.01), timeout=30)
     assert await granted(edge, job_id) == [(10_000, 0.01)]
     # Never beyond the largest budget, however much money there is.
-    await edge.api.GrantBudget(Grant(job_id=job_id, cost=1e6), timeout=10)
+    await edge.api.GrantBudget(Grant(job_id=job_id, cost=1e6), timeout=30)
     assert (await granted(edge, job_id))[-1] == (10_000_000 - 30_000, 1e6)
 
 

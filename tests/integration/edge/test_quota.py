@@ -52,7 +52,7 @@ async def test_a_caller_that_waits_gets_its_job_and_reads_what_it_waits_for(
     await fresh_edge.create()
     job = job_pb2.JobSpec(task_description="Which port?", total_budget_tokens=4000)
     made = await fresh_edge.api.CreateJob(
-        Create(job=job, over_quota=meta_agent_pb2.OVER_QUOTA_WAIT), timeout=10
+        Create(job=job, over_quota=meta_agent_pb2.OVER_QUOTA_WAIT), timeout=30
     )
     assert made.state == job_pb2.JOB_STATE_QUEUED
     found = await fresh_edge.api.GetJob(meta_agent_pb2.GetJobRequest(job_id=made.job_id))
@@ -62,7 +62,7 @@ async def test_a_caller_that_waits_gets_its_job_and_reads_what_it_waits_for(
 async def test_get_quota_says_limits_use_and_when_each_window_frees(fresh_edge: Edge) -> None:
     await limit(fresh_edge, requests_per_hour=5, tokens_per_minute=9000)
     await fresh_edge.create()
-    quota = await fresh_edge.api.GetQuota(admin_pb2.GetQuotaRequest(), timeout=10)
+    quota = await fresh_edge.api.GetQuota(admin_pb2.GetQuotaRequest(), timeout=30)
     assert quota.tenant == "default"
     assert quota.limits.tokens_per_minute == 9000
     uses = {use.name: use for use in quota.uses}
@@ -95,7 +95,7 @@ async def test_a_job_from_before_the_limits_cannot_be_topped_up_past_them(fresh_
     grant = meta_agent_pb2.GrantBudgetRequest(job_id=job_id, tokens=900_000, request_id="a")
     await limit(fresh_edge, tokens_per_hour=100)
     with pytest.raises(grpc.aio.AioRpcError) as refused:
-        await fresh_edge.api.GrantBudget(grant, timeout=10)
+        await fresh_edge.api.GrantBudget(grant, timeout=30)
     error = from_rpc_error(refused.value)
     assert isinstance(error, PreconditionFailed)
     assert error.reason == "OUTSIDE_QUOTA"
@@ -104,5 +104,5 @@ async def test_a_job_from_before_the_limits_cannot_be_topped_up_past_them(fresh_
         fresh_edge.store,
         admin_pb2.SetQuotaRequest(tenant="default", update=["tokens_per_hour"]),
     )
-    job = await fresh_edge.api.GrantBudget(grant, timeout=10)
+    job = await fresh_edge.api.GrantBudget(grant, timeout=30)
     assert job.budget.max_tokens > 900_000

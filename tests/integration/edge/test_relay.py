@@ -38,7 +38,7 @@ async def reaches(condition: Callable[[], object]) -> None:
 
 async def progress_of(updates: AsyncIterator[meta_agent_pb2.WatchJobResponse], ready: int) -> None:
     """Reads until a snapshot says `ready`."""
-    async with asyncio.timeout(8):
+    async with asyncio.timeout(30):
         while (await next_progress(updates)).ready_tasks != ready:
             pass
 
@@ -51,7 +51,7 @@ async def test_a_replica_that_does_not_drive_shows_events_then_progress_then_liv
     await driving.note(job_id, "one", count=2)
     driving.board.publish(snapshot(job_id, 7))
     updates = aiter(other.api.WatchJob(Watch(job_id=job_id, after_sequence=1), timeout=30))
-    first, second, third = [await asyncio.wait_for(anext(updates), 8) for _ in range(3)]
+    first, second, third = [await asyncio.wait_for(anext(updates), 30) for _ in range(3)]
     assert (first.event.sequence, second.event.sequence) == (2, 3)
     assert third.progress.ready_tasks == 7
     driving.board.publish(snapshot(job_id, 6))
@@ -145,9 +145,9 @@ async def test_a_replica_answers_for_what_it_drives_only(two: tuple[Edge, Edge])
     driving.board.publish(snapshot(job_id, 9))
     watching = aiter(other.api.WatchJob(Watch(job_id=job_id), timeout=30))
     await progress_of(watching, 9)  # so the other one has a relayed snapshot
-    relayed = [r async for r in other.internal.WatchProgress(Ask(job_id=job_id), timeout=10)]
+    relayed = [r async for r in other.internal.WatchProgress(Ask(job_id=job_id), timeout=30)]
     assert relayed == []
-    own = driving.internal.WatchProgress(Ask(job_id=job_id), timeout=10)
+    own = driving.internal.WatchProgress(Ask(job_id=job_id), timeout=30)
     first = await own.read()
     assert isinstance(first, meta_agent_pb2.WatchProgressResponse)
     assert first.progress.ready_tasks == 9
@@ -159,10 +159,10 @@ async def test_a_stopping_replica_ends_what_it_tells_others(two: tuple[Edge, Edg
     driving, _ = two
     job_id = await driving.create()
     driving.board.publish(snapshot(job_id, 9))
-    own = driving.internal.WatchProgress(Ask(job_id=job_id), timeout=10)
+    own = driving.internal.WatchProgress(Ask(job_id=job_id), timeout=30)
     await own.read()
     driving.watches.drain()
-    assert await asyncio.wait_for(own.read(), 2) is grpc.aio.EOF
+    assert await asyncio.wait_for(own.read(), 30) is grpc.aio.EOF
 
 
 async def test_a_watcher_elsewhere_that_stops_reading_holds_up_nobody(
@@ -179,5 +179,5 @@ async def test_a_watcher_elsewhere_that_stops_reading_holds_up_nobody(
         driving.board.publish(snapshot(job_id, number))
     await driving.finish(job_id)
     driving.board.forget(job_id)
-    assert await asyncio.wait_for(sequences(quick), 20) == list(range(1, 403))
-    assert await asyncio.wait_for(sequences(dead), 20) == list(range(2, 403))
+    assert await asyncio.wait_for(sequences(quick), 30) == list(range(1, 403))
+    assert await asyncio.wait_for(sequences(dead), 30) == list(range(2, 403))

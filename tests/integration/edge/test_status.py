@@ -106,7 +106,7 @@ async def test_a_role_is_shown_as_it_is(
     says: str,
 ) -> None:
     async with peer_at(register) as peer, running_edge(module_postgres_url, peers=(peer,)) as edge:
-        status = await edge.api.GetSystemStatus(meta_agent_pb2.GetSystemStatusRequest(), timeout=10)
+        status = await edge.api.GetSystemStatus(meta_agent_pb2.GetSystemStatusRequest(), timeout=30)
         found = {component.name: component for component in status.components}
         assert found["worker"].state == state
         assert says in found["worker"].detail
@@ -115,7 +115,7 @@ async def test_a_role_is_shown_as_it_is(
 async def test_database_routes_jobs_and_replicas_are_shown(fresh_edge: Edge) -> None:
     await fresh_edge.create()
     status = await fresh_edge.api.GetSystemStatus(
-        meta_agent_pb2.GetSystemStatusRequest(), timeout=10
+        meta_agent_pb2.GetSystemStatusRequest(), timeout=30
     )
     assert [(c.name, c.state) for c in status.components] == [("database", UP), ("route fast", UP)]
     assert (status.replicas, status.queued_jobs, status.running_jobs) == (1, 1, 0)
@@ -134,11 +134,11 @@ async def test_a_route_that_cannot_be_called_says_why(
     edge: Edge, readiness: Readiness, state: meta_agent_pb2.ComponentState.ValueType
 ) -> None:
     edge.models.answer = readiness
-    status = await edge.api.GetSystemStatus(meta_agent_pb2.GetSystemStatusRequest(), timeout=10)
+    status = await edge.api.GetSystemStatus(meta_agent_pb2.GetSystemStatusRequest(), timeout=30)
     assert (status.components[1].state, status.components[1].detail) == (state, readiness.detail)
 
 
 async def test_many_questions_are_one_look(edge: Edge) -> None:
     request = meta_agent_pb2.GetSystemStatusRequest()
-    await asyncio.gather(*(edge.api.GetSystemStatus(request, timeout=10) for _ in range(30)))
+    await asyncio.gather(*(edge.api.GetSystemStatus(request, timeout=30) for _ in range(30)))
     assert edge.models.asked == 1

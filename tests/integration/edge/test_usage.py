@@ -49,10 +49,10 @@ def moment(time: datetime) -> Timestamp:
 
 
 async def test_without_a_ledger_there_is_one_sum_of_nothing(fresh_edge: Edge) -> None:
-    response = await fresh_edge.api.GetUsage(GetUsage(), timeout=10)
+    response = await fresh_edge.api.GetUsage(GetUsage(), timeout=30)
     assert list(response.rows) == [Row()]
     assert response.total == Row()
-    grouped = await fresh_edge.api.GetUsage(GetUsage(by=[ROUTE, DAY]), timeout=10)
+    grouped = await fresh_edge.api.GetUsage(GetUsage(by=[ROUTE, DAY]), timeout=30)
     assert list(grouped.rows) == []
     assert grouped.total == Row()
 
@@ -62,7 +62,7 @@ async def test_sums_hold_every_class_of_tokens(fresh_edge: Edge) -> None:
     await book(fresh_edge, one, call_usage(1, 100, 20, cached=60, reasoning=15), cost=0.25)
     await book(fresh_edge, one, call_usage(2, 50, 5, exact=False), cost=0.5)
     await book(fresh_edge, two, call_usage(1, 10, 1, route="reasoning"), cost=1.0)
-    response = await fresh_edge.api.GetUsage(GetUsage(by=[ROUTE]), timeout=10)
+    response = await fresh_edge.api.GetUsage(GetUsage(by=[ROUTE]), timeout=30)
     assert list(response.rows) == [
         Row(
             route="fast",
@@ -96,7 +96,7 @@ async def test_days_come_latest_first_and_end_at_midnight_utc(fresh_edge: Edge) 
         at=today - timedelta(microseconds=1),
     )
     await book(fresh_edge, job_id, call_usage(1, 30, 0), task_uid="1.3", at=before)
-    response = await fresh_edge.api.GetUsage(GetUsage(by=[DAY, ROUTE, TENANT]), timeout=10)
+    response = await fresh_edge.api.GetUsage(GetUsage(by=[DAY, ROUTE, TENANT]), timeout=30)
     assert [(r.day, r.route, r.tenant, r.prompt_tokens) for r in response.rows] == [
         (f"{today:%Y-%m-%d}", "fast", "default", 10),
         (f"{before:%Y-%m-%d}", "fast", "default", 30),
@@ -104,16 +104,16 @@ async def test_days_come_latest_first_and_end_at_midnight_utc(fresh_edge: Edge) 
     ]
     # The start belongs to the period, the end does not.
     period = GetUsage(start_time=moment(before), end_time=moment(today))
-    assert (await fresh_edge.api.GetUsage(period, timeout=10)).total.prompt_tokens == 50
+    assert (await fresh_edge.api.GetUsage(period, timeout=30)).total.prompt_tokens == 50
 
 
 async def test_thirty_days_are_looked_at_unless_asked_otherwise(fresh_edge: Edge) -> None:
     job_id = await fresh_edge.create()
     old = datetime.now(UTC) - timedelta(days=31)
     await book(fresh_edge, job_id, call_usage(), at=old)
-    assert (await fresh_edge.api.GetUsage(GetUsage(), timeout=10)).total.calls == 0
+    assert (await fresh_edge.api.GetUsage(GetUsage(), timeout=30)).total.calls == 0
     since = GetUsage(start_time=moment(old))
-    assert (await fresh_edge.api.GetUsage(since, timeout=10)).total.calls == 1
+    assert (await fresh_edge.api.GetUsage(since, timeout=30)).total.calls == 1
 
 
 async def test_pages_fit_together_though_calls_settle_meanwhile(fresh_edge: Edge) -> None:
@@ -124,7 +124,7 @@ async def test_pages_fit_together_though_calls_settle_meanwhile(fresh_edge: Edge
     seen: list[str] = []
     request = GetUsage(by=[ROUTE], page_size=2)
     for page in range(3):
-        response = await fresh_edge.api.GetUsage(request, timeout=10)
+        response = await fresh_edge.api.GetUsage(request, timeout=30)
         seen += [row.route for row in response.rows]
         assert response.total.prompt_tokens == 150
         assert bool(response.next_page_token) == (page < 2)
@@ -139,13 +139,13 @@ async def test_a_token_of_another_question_is_refused(fresh_edge: Edge) -> None:
     for number in range(2):
         call = call_usage(1, route=f"r{number}")
         await book(fresh_edge, job_id, call, task_uid=f"1.{number}")
-    first = await fresh_edge.api.GetUsage(GetUsage(by=[ROUTE], page_size=1), timeout=10)
+    first = await fresh_edge.api.GetUsage(GetUsage(by=[ROUTE], page_size=1), timeout=30)
     for request in (
         GetUsage(by=[DAY], page_size=1, page_token=first.next_page_token),
         GetUsage(by=[ROUTE], page_size=1, page_token="x" + first.next_page_token),
     ):
         with pytest.raises(grpc.aio.AioRpcError) as error:
-            await fresh_edge.api.GetUsage(request, timeout=10)
+            await fresh_edge.api.GetUsage(request, timeout=30)
         found = from_rpc_error(error.value)
         assert isinstance(found, InvalidRequest)
         assert found.violations[0].field == "page_token"
@@ -157,8 +157,8 @@ async def test_only_the_caller_s_tenant_is_summed_and_deleted_jobs_stay(fresh_ed
     await book(fresh_edge, mine, call_usage(1, 7, 0))
     await book(fresh_edge, others, call_usage(1, 1000, 0))
     await fresh_edge.finish(mine)
-    await fresh_edge.api.DeleteJob(meta_agent_pb2.DeleteJobRequest(job_id=mine), timeout=10)
-    response = await fresh_edge.api.GetUsage(GetUsage(by=[TENANT]), timeout=10)
+    await fresh_edge.api.DeleteJob(meta_agent_pb2.DeleteJobRequest(job_id=mine), timeout=30)
+    response = await fresh_edge.api.GetUsage(GetUsage(by=[TENANT]), timeout=30)
     assert [(r.tenant, r.prompt_tokens) for r in response.rows] == [("default", 7)]
 
 
@@ -168,8 +168,8 @@ async def test_a_late_report_through_the_edge_is_booked_once(fresh_edge: Edge) -
     report = meta_agent_pb2.ReportAttemptRequest(ref=ref)
     report.result.calls.append(call_usage(1, 1_000_000, 500_000))
     for _ in range(2):
-        await fresh_edge.internal.ReportAttempt(report, timeout=10)
-    total = (await fresh_edge.api.GetUsage(GetUsage(), timeout=10)).total
-    job = await fresh_edge.api.GetJob(meta_agent_pb2.GetJobRequest(job_id=job_id), timeout=10)
+        await fresh_edge.internal.ReportAttempt(report, timeout=30)
+    total = (await fresh_edge.api.GetUsage(GetUsage(), timeout=30)).total
+    job = await fresh_edge.api.GetJob(meta_agent_pb2.GetJobRequest(job_id=job_id), timeout=30)
     assert total.prompt_tokens + total.completion_tokens == job.ledger.spent_tokens == 1_500_000
     assert total.cost == job.ledger.cost == 2.0

@@ -101,6 +101,10 @@ def open_gateway(
     settings = load_stack({**_ANY_PORT, **own, **environment})
     path = write_configuration(settings)
     configuration = json.loads(path.read_text())
+    for cluster in configuration["static_resources"]["clusters"]:
+        for check in cluster.get("health_checks", []):
+            # That this process answers late, as it works, is no failure of a backend.
+            check["timeout"] = "30s"
     change(configuration)
     path.write_text(json.dumps(configuration))
     backends = Backends(settings)
@@ -114,13 +118,13 @@ def open_gateway(
         yield Gateway(settings, backends, log)
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(30)
         backends.close()
 
 
 def _wait_until_healthy(port: int) -> None:
     """Waits until Envoy has found every service healthy."""
-    end = time.monotonic() + 20
+    end = time.monotonic() + 30
     while unhealthy := [
         line
         for line in _clusters(port).splitlines()
@@ -131,7 +135,7 @@ def _wait_until_healthy(port: int) -> None:
 
 
 def _clusters(port: int) -> str:
-    connection = http.client.HTTPConnection(f"127.0.0.1:{port}", timeout=5)
+    connection = http.client.HTTPConnection(f"127.0.0.1:{port}", timeout=30)
     try:
         connection.request("GET", "/clusters")
         return connection.getresponse().read().decode()
@@ -142,11 +146,11 @@ def _clusters(port: int) -> str:
 def _wait_until_routed(address: str) -> None:
     with grpc.insecure_channel(address) as channel:
         stub = meta_agent_pb2_grpc.MetaAgentServiceStub(channel)
-        end = time.monotonic() + 20
+        end = time.monotonic() + 30
         while True:
             try:
                 stub.GetJob(
-                    meta_agent_pb2.GetJobRequest(job_id="probe"), timeout=2, wait_for_ready=True
+                    meta_agent_pb2.GetJobRequest(job_id="probe"), timeout=30, wait_for_ready=True
                 )
             except grpc.RpcError as error:
                 if error.code() is grpc.StatusCode.UNAUTHENTICATED:

@@ -35,7 +35,7 @@ class HostileClient:
 
     def __init__(self, address: str) -> None:
         host, port = address.split(":")
-        self._socket = socket.create_connection((host, int(port)), timeout=10)
+        self._socket = socket.create_connection((host, int(port)), timeout=30)
         self._socket.sendall(PREFACE + frame(SETTINGS, 0, 0))
 
     def __enter__(self) -> Self:
@@ -44,13 +44,16 @@ class HostileClient:
     def __exit__(self, *error: object) -> None:
         self._socket.close()
 
-    def is_closed_by(self, flood: bytes, times: int, *, reads: bool = True) -> bool:
+    def is_closed_by(
+        self, flood: bytes, times: int, *, reads: bool = True, patience: float = 30
+    ) -> bool:
         """Whether the server closes the connection while `flood` is sent over and over.
 
         Args:
             flood: Frames of one round.
             times: Most rounds.
             reads: Read what the server answers meanwhile.
+            patience: Seconds to wait for the end once everything was sent.
         """
         self._socket.settimeout(2)
         try:
@@ -60,10 +63,10 @@ class HostileClient:
                     return True
         except TimeoutError:
             # It does not read any more, nor has it closed.
-            return self._closes()
+            return self._closes(patience)
         except OSError:
             return True
-        return self._closes()
+        return self._closes(patience)
 
     def _drained(self) -> bool:
         while select.select([self._socket], [], [], 0)[0]:
@@ -71,8 +74,9 @@ class HostileClient:
                 return True
         return False
 
-    def _closes(self) -> bool:
-        end = time.monotonic() + 3
+    def _closes(self, patience: float) -> bool:
+        end = time.monotonic() + patience
+        self._socket.settimeout(patience)
         try:
             while time.monotonic() < end:
                 if not self._socket.recv(65536):

@@ -142,7 +142,7 @@ class ScriptedMetaAgent(
             _wait_for_the_end(context)
         if request.job_id == "job-held":
             # The second event waits, so a reader proves that the first was not held back.
-            self.release.wait(20)
+            self.release.wait(30)
         yield _event(request.job_id, 2)
 
 
@@ -301,7 +301,7 @@ class Backends:
         for worker in self.workers:
             worker.release.set()
         for stopped in [server.stop(0) for server in self._servers]:
-            stopped.wait(5)
+            stopped.wait(30)
         self._metrics.shutdown()
         self._metrics.server_close()
         self._metrics_thread.join(5)

@@ -11,7 +11,7 @@ from tests.integration.gateway.conftest import Gateway
 
 def answered(gateway: Gateway, method: str, path: str) -> int:
     port = gateway.settings.gateway_admin_port
-    connection = http.client.HTTPConnection(f"127.0.0.1:{port}", timeout=10)
+    connection = http.client.HTTPConnection(f"127.0.0.1:{port}", timeout=30)
     try:
         connection.request(method, path)
         return connection.getresponse().status

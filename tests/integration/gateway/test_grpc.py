@@ -31,7 +31,7 @@ def test_unary_errors_keep_code_message_and_details(gateway: Gateway) -> None:
     with grpc.insecure_channel(gateway.address) as channel:
         stub = meta_agent_pb2_grpc.MetaAgentServiceStub(channel)
         with pytest.raises(grpc.RpcError) as caught:
-            stub.GetJob(meta_agent_pb2.GetJobRequest(job_id="job-missing"), timeout=10)
+            stub.GetJob(meta_agent_pb2.GetJobRequest(job_id="job-missing"), timeout=30)
 
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
     assert caught.value.details() == "No job job-missing."
@@ -43,7 +43,7 @@ def test_server_stream_is_not_held_back(gateway: Gateway) -> None:
     gateway.backends.meta_agent.release.clear()
     with grpc.insecure_channel(gateway.address) as channel:
         stub = meta_agent_pb2_grpc.MetaAgentServiceStub(channel)
-        stream = stub.WatchJob(meta_agent_pb2.WatchJobRequest(job_id="job-held"), timeout=20)
+        stream = stub.WatchJob(meta_agent_pb2.WatchJobRequest(job_id="job-held"), timeout=30)
         first = next(stream)
         gateway.backends.meta_agent.release.set()
         rest = list(stream)
@@ -64,7 +64,7 @@ def test_internal_service_is_unreachable(gateway: Gateway, listener: str) -> Non
     with grpc.insecure_channel(getattr(gateway, listener)) as channel:
         stub = meta_agent_pb2_grpc.InternalServiceStub(channel)
         with pytest.raises(grpc.RpcError) as caught:
-            stub.ReportAttempt(meta_agent_pb2.ReportAttemptRequest(), timeout=10)
+            stub.ReportAttempt(meta_agent_pb2.ReportAttemptRequest(), timeout=30)
 
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
@@ -73,7 +73,7 @@ def test_worker_is_not_public(gateway: Gateway) -> None:
     with grpc.insecure_channel(gateway.address) as channel:
         stub = worker_pb2_grpc.WorkerServiceStub(channel)
         with pytest.raises(grpc.RpcError) as caught:
-            list(stub.Execute(iter([worker_pb2.ExecuteRequest()]), timeout=10))
+            list(stub.Execute(iter([worker_pb2.ExecuteRequest()]), timeout=30))
 
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
@@ -81,12 +81,12 @@ def test_worker_is_not_public(gateway: Gateway) -> None:
 def test_health_and_reflection_pass(gateway: Gateway) -> None:
     with grpc.insecure_channel(gateway.address) as channel:
         health = health_pb2_grpc.HealthStub(channel).Check(
-            health_pb2.HealthCheckRequest(), timeout=10
+            health_pb2.HealthCheckRequest(), timeout=30
         )
         asked = reflection_pb2.ServerReflectionRequest(list_services="")
         answers = list(
             reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(
-                iter([asked]), timeout=10
+                iter([asked]), timeout=30
             )
         )
 
@@ -143,8 +143,8 @@ def test_analyst_and_reducer_are_routed_by_their_own_paths(gateway: Gateway) -> 
     with grpc.insecure_channel(gateway.internal_address) as channel:
         analyst = analyst_pb2_grpc.AnalystServiceStub(channel)
         reducer = reducer_pb2_grpc.ReducerServiceStub(channel)
-        planned = list(analyst.Plan(iter([analyst_pb2.PlanRequest()]), timeout=10))
-        reduced = list(reducer.Reduce(iter([reducer_pb2.ReduceRequest()]), timeout=10))
+        planned = list(analyst.Plan(iter([analyst_pb2.PlanRequest()]), timeout=30))
+        reduced = list(reducer.Reduce(iter([reducer_pb2.ReduceRequest()]), timeout=30))
 
     assert planned[0].report.progress.phase == "analyst"
     assert reduced[0].report.progress.phase == "reducer"
@@ -155,7 +155,7 @@ class _OpenStream:
 
     def __init__(self, stub: worker_pb2_grpc.WorkerServiceStub) -> None:
         self._requests: queue.Queue[worker_pb2.ExecuteRequest | None] = queue.Queue(4)
-        self._responses = stub.Execute(iter(self._requests.get, None), timeout=20)
+        self._responses = stub.Execute(iter(self._requests.get, None), timeout=30)
 
     def ask(self) -> str:
         """Sends a frame and returns who answered."""

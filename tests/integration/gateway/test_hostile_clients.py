@@ -20,7 +20,7 @@ _BODY = b'{"task_description": "x"}'
 def _send(gateway: Gateway, request: bytes) -> bytes:
     """The first line of the answer."""
     host, port = gateway.address.split(":")
-    with socket.create_connection((host, int(port)), timeout=10) as connection:
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
         connection.sendall(request)
         answer = b""
         while b"\n" not in answer and (piece := connection.recv(65536)):
@@ -93,7 +93,7 @@ def test_headers_with_underscores_do_not_come_in(gateway: Gateway) -> None:
     with grpc.insecure_channel(gateway.address) as channel:
         stub = meta_agent_pb2_grpc.MetaAgentServiceStub(channel)
         sent = (("x_hma_identity", "me"), ("x-other", "1"))
-        stub.GetJob(meta_agent_pb2.GetJobRequest(job_id="job-1"), metadata=sent, timeout=10)
+        stub.GetJob(meta_agent_pb2.GetJobRequest(job_id="job-1"), metadata=sent, timeout=30)
 
     seen = gateway.backends.meta_agent.metadata[-1]
     assert "x-other" in seen
@@ -106,7 +106,7 @@ def test_what_is_the_client_s_fault_is_not_internal_to_grpc_clients(gateway: Gat
     ) as channel:
         stub = meta_agent_pb2_grpc.MetaAgentServiceStub(channel)
         with pytest.raises(grpc.RpcError) as caught:
-            stub.GetJob(meta_agent_pb2.GetJobRequest(job_id="job-1"), timeout=10)
+            stub.GetJob(meta_agent_pb2.GetJobRequest(job_id="job-1"), timeout=30)
 
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
@@ -196,7 +196,7 @@ def test_responses_do_not_say_what_the_gateway_is_made_of(gateway: Gateway, path
 def test_grpc_responses_do_not_say_it_either(gateway: Gateway) -> None:
     with grpc.insecure_channel(gateway.address) as channel:
         stub = meta_agent_pb2_grpc.MetaAgentServiceStub(channel)
-        _, call = stub.GetJob.with_call(meta_agent_pb2.GetJobRequest(job_id="job-1"), timeout=10)
+        _, call = stub.GetJob.with_call(meta_agent_pb2.GetJobRequest(job_id="job-1"), timeout=30)
         names = [name for name, _ in (*call.initial_metadata(), *call.trailing_metadata())]
 
     assert [name for name in names if name.startswith("x-envoy")] == []
@@ -255,7 +255,7 @@ def test_floods_of_frames_end_the_connection(
 def test_an_honest_client_of_that_kind_is_not_closed(gateway: Gateway) -> None:
     """The frames above are taken for what they are when there are few of them."""
     with HostileClient(gateway.address) as client:
-        assert not client.is_closed_by(frame(frames.PING, 0, 0, b"12345678"), 3)
+        assert not client.is_closed_by(frame(frames.PING, 0, 0, b"12345678"), 3, patience=1)
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,7 @@ def test_the_access_log_has_neither_queries_nor_credentials(gateway: Gateway) ->
     def lines() -> list[str]:
         return [x for x in gateway.log.read_text().splitlines() if "the-secrets-test" in x]
 
-    end = time.monotonic() + 10
+    end = time.monotonic() + 30
     while len(lines()) < 3:
         assert time.monotonic() < end, "the calls were not logged"
         time.sleep(0.05)
@@ -101,7 +101,7 @@ def test_a_whole_key_in_a_path_is_not_logged(
     def lines() -> list[str]:
         return [x for x in gateway.log.read_text().splitlines() if mark in x]
 
-    end = time.monotonic() + 10
+    end = time.monotonic() + 30
     while not lines():
         assert time.monotonic() < end, "the call was not logged"
         time.sleep(0.05)

@@ -200,7 +200,7 @@ def test_watch_streams_each_event_as_it_happens(
     gateway: Gateway, accept: str, content_type: str, prefix: bytes
 ) -> None:
     gateway.backends.meta_agent.release.clear()
-    connection = http.client.HTTPConnection(gateway.address, timeout=10)
+    connection = http.client.HTTPConnection(gateway.address, timeout=30)
     connection.request(
         "GET", "/v1/jobs/job-held:watch?after_sequence=0", headers={"accept": accept}
     )
@@ -243,7 +243,7 @@ def test_healthz_says_serving(gateway: Gateway) -> None:
 def test_access_log_is_one_json_object_a_line(gateway: Gateway) -> None:
     gateway.http("GET", "/v1/jobs/job-logged", user_agent="the-log-test")
 
-    end = time.monotonic() + 10
+    end = time.monotonic() + 30
     while not (lines := [x for x in gateway.log.read_text().splitlines() if "the-log-test" in x]):
         assert time.monotonic() < end, "the call was not logged"
         time.sleep(0.05)

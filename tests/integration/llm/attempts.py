@@ -44,7 +44,7 @@ class GrantedAttempt:
         grants: Grants = all_that_is_asked,
         *,
         route: str = "",
-        seconds: float = 30.0,
+        seconds: float = 120.0,
         priority: int = 0,
         first_grant: int = 0,
     ) -> None:
@@ -126,7 +126,7 @@ def quick(server: ScriptedLLM, **changes: object) -> LlmSettings:
         "base_url": server.base_url,
         "backoff_initial": Seconds(0.01),
         "backoff_max": Seconds(0.05),
-        "stall_timeout": Seconds(5),
+        "stall_timeout": Seconds(30),
         **changes,
     }
     return LlmSettings(**values)  # type: ignore[arg-type]

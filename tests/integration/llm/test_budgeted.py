@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -189,12 +188,10 @@ async def test_a_stop_before_anything_was_sent_costs_nothing(bench: Bench) -> No
 
 
 async def test_a_call_ends_with_its_attempts_time(bench: Bench) -> None:
-    bench.server.script = [say(LONG, token_delay=0.05)]
-    attempt = GrantedAttempt(seconds=0.5)
-    begin = time.monotonic()
+    bench.server.script = [say(LONG, token_delay=0.5)]
+    attempt = GrantedAttempt(seconds=1.5)
     completion = await ask(bench, attempt, max_completion=200)
     await bench.server.wait_idle()
-    assert time.monotonic() - begin < 2.5
     assert completion.finish_reason == "abort"
     assert attempt.exact == bench.server.total_tokens
 
@@ -245,19 +242,18 @@ async def test_retry_after_is_honoured(bench: Bench) -> None:
     bench.server.script = [refuse(429, retry_after=0.4)]
     await ask(bench, GrantedAttempt())
     first, second = bench.server.calls
-    assert 0.4 <= second.start - first.start < 1.5
+    assert second.start - first.start >= 0.4
 
 
 async def test_a_retry_after_beyond_the_deadline_fails_at_once_and_says_when(
     bench: Bench,
 ) -> None:
-    bench.server.script = [refuse(429, retry_after=60)]
-    attempt = GrantedAttempt(seconds=5)
-    begin = time.monotonic()
-    failure = await fails(bench, attempt)
-    assert time.monotonic() - begin < 2
+    bench.server.script = [refuse(429, retry_after=3600)]
+    attempt = GrantedAttempt(seconds=1800)
+    async with asyncio.timeout(30):
+        failure = await fails(bench, attempt)
     assert failure.failure_class == common_pb2.FAILURE_CLASS_RATE_LIMITED
-    assert failure.retry_after == 60
+    assert failure.retry_after == 3600
     assert len(bench.server.calls) == 1
     assert is_exact(attempt.calls[0].usage)
     assert attempt.most == 0
@@ -339,14 +335,13 @@ async def test_a_call_says_what_it_is_about_on_every_try_and_in_the_ledger(bench
 
 
 async def test_a_stop_while_the_prompt_is_counted_ends_the_waiting(bench: Bench) -> None:
-    bench.server.delay["/tokenize"] = 5.0
+    bench.server.delay["/tokenize"] = 60.0
     attempt = GrantedAttempt(at_most(0))
     calling = asyncio.create_task(fails(bench, attempt))
     await asyncio.sleep(0.1)  # the count is on its way, and nothing tells
-    begin = time.monotonic()
     attempt.stop.set()
-    await calling
-    assert time.monotonic() - begin < 0.5
+    async with asyncio.timeout(30):
+        await calling
     assert bench.server.calls == []
 
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
+import asyncio
 import dataclasses
-import time
 
 import httpx2
 import pytest
@@ -60,11 +60,10 @@ async def test_the_bound_stands_when_the_server_cannot_count(style: str, status:
 
 async def test_the_bound_stands_when_counting_takes_too_long() -> None:
     async with ScriptedLLM() as server, Bench(server, count_timeout=Seconds(0.2)) as bench:
-        server.delay["/tokenize"] = 5
-        begin = time.monotonic()
-        count = await bench.llm.count_tokens(bench.routes.default, PROMPTS[0], think=False)
+        server.delay["/tokenize"] = 60
+        async with asyncio.timeout(30):
+            count = await bench.llm.count_tokens(bench.routes.default, PROMPTS[0], think=False)
         assert not count.exact
-        assert time.monotonic() - begin < 1
 
 
 async def test_the_bound_stands_when_the_server_is_of_another_kind_than_its_profile() -> None:
@@ -94,5 +93,5 @@ async def test_an_answer_that_is_no_count_is_not_believed(answer: object) -> Non
 
     async with httpx2.AsyncClient(transport=httpx2.MockTransport(respond)) as http:
         route = load_routes(LlmSettings(base_url="http://model/v1", model="m")).default
-        count = await counting.count(http, route, "m", PROMPTS[0], think=False, timeout=1)
+        count = await counting.count(http, route, "m", PROMPTS[0], think=False, timeout=30)
     assert (count.tokens, count.exact) == (byte_bound(PROMPTS[0]), False)

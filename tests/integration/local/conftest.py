@@ -82,7 +82,7 @@ class LocalStack:
 
     def wait_until_nothing_is_left(self) -> None:
         """Waits for all of its processes to be gone."""
-        end = time.monotonic() + 20
+        end = time.monotonic() + 30
         while left := self.leftovers():
             assert time.monotonic() < end, left
             time.sleep(0.05)
@@ -149,7 +149,7 @@ def start(directory: Starter) -> Iterator[Starter]:
     for stack in directory.started:
         if stack.process.poll() is None:
             stack.process.kill()
-        stack.process.wait(10)
+        stack.process.wait(30)
         if stack.process.stdout is not None:
             stack.process.stdout.close()
         stack.wait_until_nothing_is_left()

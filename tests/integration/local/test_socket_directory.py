@@ -14,9 +14,9 @@ from hma.local.database import prepare, socket_directory
 
 
 @pytest.fixture
-def data(tmp_path: Path) -> Iterator[Path]:
+def data(open_directory: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
     """A data directory whose path is too long; its sockets are cleared away."""
-    path = tmp_path / ("d" * 100) / "pg"
+    path = open_directory / request.node.name / ("d" * 100) / "pg"
     yield path
     directory = socket_directory(path)
     if directory.is_symlink():

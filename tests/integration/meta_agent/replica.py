@@ -252,7 +252,7 @@ class Replica:
         return fold_events(await self.events(job_id))
 
     async def until(
-        self, job_id: str, condition: Callable[[JobFold], object], timeout: float = 20
+        self, job_id: str, condition: Callable[[JobFold], object], timeout: float = 60
     ) -> JobFold:
         """Waits until the log says so."""
         async with asyncio.timeout(timeout):
@@ -262,7 +262,7 @@ class Replica:
                     return fold
                 await self.store.notifications.wait(job_id, fold.version, 1.0)
 
-    async def ended(self, job_id: str, timeout: float = 20) -> JobFold:
+    async def ended(self, job_id: str, timeout: float = 60) -> JobFold:
         """Waits until it has ended."""
         return await self.until(job_id, lambda fold: fold.ended, timeout)
 

@@ -185,7 +185,7 @@ async def test_a_job_beyond_the_limit_ends_at_its_deadline_all_the_same(postgres
         long = await replica.create(make_created(items=2))
         await replica.until(long, lambda f: any(a.open for a in f.attempts.values()))
         late = await replica.create(make_created(items=2), deadline=3.0)
-        fold = await replica.ended(late, timeout=10)
+        fold = await replica.ended(late, timeout=30)
         assert not (await replica.fold(long)).ended
     assert fold.state == job_pb2.JOB_STATE_FAILED
     assert (fold.spent, fold.unknown) == (0, 0)
@@ -340,7 +340,7 @@ async def test_a_report_that_came_while_nobody_drove_is_counted_once(postgres_ur
     async with serve_scripts(scripts) as channel:
         async with open_replica(postgres_url, channel, observers=[counters.observe]) as one:
             job_id = await one.create(make_created(items=0, plan=make_plan(a=[])))
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 await at_work.wait()
             one.running.cancel()
             await until(lambda: bool(scripts.reports))

@@ -210,7 +210,7 @@ async def test_a_task_of_a_dead_worker_goes_to_another_one(postgres_url: str) ->
             open_replica(postgres_url, rest, services=Services(rest, channel, rest))
         )
         job_id = await replica.create(make_created(items=1))
-        await asyncio.wait_for(holding.wait(), 10)
+        await asyncio.wait_for(holding.wait(), 30)
         await server.stop(0)
         fold = await replica.ended(job_id, timeout=30)
     assert fold.state == job_pb2.JOB_STATE_SUCCEEDED
@@ -286,7 +286,7 @@ async def test_a_replica_whose_places_are_all_taken_still_reduces(postgres_url: 
         blocking = make_created(items=0)
         blocking.plan.tasks.add(id="a", instruction="block")
         blocked = await replica.create(blocking)
-        await asyncio.wait_for(holding.wait(), 10)
+        await asyncio.wait_for(holding.wait(), 30)
         assert (await replica.ended(quick)).state == job_pb2.JOB_STATE_SUCCEEDED
         release.set()
         assert (await replica.ended(blocked)).state == job_pb2.JOB_STATE_SUCCEEDED

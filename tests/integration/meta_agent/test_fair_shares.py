@@ -61,4 +61,4 @@ async def test_a_place_that_is_free_again_is_taken_at_once(
         open_replica(postgres_url, channel, max_jobs=1) as replica,
     ):
         for job_id in [await replica.create(job_of("a")) for _ in range(4)]:
-            await replica.ended(job_id, timeout=20)
+            await replica.ended(job_id, timeout=30)

@@ -129,11 +129,11 @@ async def test_closing_hangs_up_at_once_on_what_runs_and_waits_for_what_is_over(
     streams.carry_out(fold, 0.0, make_rules())
     assert services.streams["over"].acked
     closing = asyncio.create_task(streams.close())
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(30):
         await services.streams["runs"].cancelled.wait()
     assert not closing.done()
     services.streams["over"].closes.set()
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(30):
         await closing
     assert not services.streams["over"].cancelled.is_set()
 
@@ -145,7 +145,7 @@ async def test_closing_that_is_cancelled_still_ends_every_stream() -> None:
     closing = asyncio.create_task(streams.close())
     await asyncio.sleep(0)
     closing.cancel()
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(30):
         await asyncio.gather(closing, return_exceptions=True)
         for stream in services.streams.values():
             await stream.cancelled.wait()

@@ -29,8 +29,9 @@ from hma.v1 import (
 )
 
 BEAT = 0.03
-QUICK = AttemptTiming(
-    start=0.5, heartbeat=0.3, ack=0.3, stop_grace=0.3, cancel_grace=0.3, progress=0.02
+# Nothing here ends because the machine is slow; a test says which time is to pass.
+PATIENT = AttemptTiming(
+    start=60, heartbeat=60, ack=60, stop_grace=60, cancel_grace=60, progress=0.02
 )
 Work = Callable[[Any, Attempt], Awaitable[attempt_pb2.AttemptResult]]
 
@@ -163,7 +164,7 @@ class WorkerSetup:
 
 @asynccontextmanager
 async def worker(
-    work: Work, *, limit: int = 4, timing: AttemptTiming = QUICK
+    work: Work, *, limit: int = 4, timing: AttemptTiming = PATIENT
 ) -> AsyncIterator[WorkerSetup]:
     """A worker whose tasks do `work`."""
     reports = Reports()
@@ -223,7 +224,7 @@ def succeeded() -> attempt_pb2.AttemptResult:
     )
 
 
-async def until(condition: Callable[[], object], timeout: float = 5) -> None:
+async def until(condition: Callable[[], object], timeout: float = 30) -> None:
     """Waits until a condition holds."""
     async with asyncio.timeout(timeout):
         while not condition():  # noqa: ASYNC110 - any condition, also of a library

@@ -47,7 +47,7 @@ async def report(channel: grpc.aio.Channel, **options: Any) -> HmaError | None:
     """Reports over a channel; what it was refused with."""
     stub: Any = meta_agent_pb2_grpc.InternalServiceStub(channel)
     try:
-        await stub.ReportAttempt(REPORT, timeout=5, **options)
+        await stub.ReportAttempt(REPORT, timeout=30, **options)
     except grpc.aio.AioRpcError as error:
         return from_rpc_error(error)
     return None
@@ -71,7 +71,7 @@ async def test_who_knocks_at_a_method_with_bytes_does_not_change_it_for_stubs(
         open_channel(address, membership=member("worker", tmp_path)) as channel,
     ):
         knock: Any = channel.unary_unary("/hma.v1.InternalService/ReportAttempt")
-        assert isinstance(await knock(REPORT.SerializeToString(), timeout=5), bytes)
+        assert isinstance(await knock(REPORT.SerializeToString(), timeout=30), bytes)
         assert await report(channel) is None
     assert internal.served == 2
 
@@ -93,11 +93,11 @@ async def test_documents_are_not_for_the_analyst(tmp_path: Path) -> None:
     async with serving_as(member("meta-agent", tmp_path), internal.register) as address:
         async with open_channel(address, membership=member("worker", tmp_path)) as channel:
             stub: Any = meta_agent_pb2_grpc.InternalServiceStub(channel)
-            assert [r.chunk async for r in stub.ReadDocument(request, timeout=5)] == [b"text"]
+            assert [r.chunk async for r in stub.ReadDocument(request, timeout=30)] == [b"text"]
         async with open_channel(address, membership=member("analyst", tmp_path)) as channel:
             stub = meta_agent_pb2_grpc.InternalServiceStub(channel)
             with pytest.raises(grpc.aio.AioRpcError) as refused:
-                await anext(aiter(stub.ReadDocument(request, timeout=5)))
+                await anext(aiter(stub.ReadDocument(request, timeout=30)))
     assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
     assert internal.served == 1
 
@@ -109,7 +109,7 @@ async def test_replicas_may_ask_each_other_and_no_one_else_may(tmp_path: Path) -
         for role, served in (("meta-agent", 1), ("worker", 0), ("reducer", 0)):
             async with open_channel(address, membership=member(role, tmp_path)) as channel:
                 stub: Any = meta_agent_pb2_grpc.InternalServiceStub(channel)
-                call = stub.WatchProgress(request, timeout=5)
+                call = stub.WatchProgress(request, timeout=30)
                 with contextlib.suppress(grpc.aio.AioRpcError):
                     # Until what it says is read, a call has no code.
                     async for _ in call:
@@ -170,10 +170,10 @@ async def test_a_stream_is_refused_before_anything_is_read(tmp_path: Path) -> No
             (nobody, grpc.StatusCode.UNAUTHENTICATED),
             (worker, grpc.StatusCode.PERMISSION_DENIED),
         ):
-            call: Any = reducer_pb2_grpc.ReducerServiceStub(channel).Reduce(timeout=5)
+            call: Any = reducer_pb2_grpc.ReducerServiceStub(channel).Reduce(timeout=30)
             assert await call.code() is code
         assert reducing.served == 0
-        call = reducer_pb2_grpc.ReducerServiceStub(meta_agent).Reduce(timeout=5)
+        call = reducer_pb2_grpc.ReducerServiceStub(meta_agent).Reduce(timeout=30)
         await call.write(reducer_pb2.ReduceRequest())
         assert await call.read() == reducer_pb2.ReduceResponse()
         await call.done_writing()
@@ -204,14 +204,14 @@ async def test_health_and_reflection_stay_open(tmp_path: Path) -> None:
         open_channel(address) as channel,
     ):
         health: Any = health_pb2_grpc.HealthStub(channel)
-        answer = await health.Check(health_pb2.HealthCheckRequest(), timeout=5)
+        answer = await health.Check(health_pb2.HealthCheckRequest(), timeout=30)
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
-        watch = health.Watch(health_pb2.HealthCheckRequest(), timeout=5)
+        watch = health.Watch(health_pb2.HealthCheckRequest(), timeout=30)
         assert (await anext(aiter(watch))).status == answer.status
         watch.cancel()
         reflection: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
         asked = [reflection_pb2.ServerReflectionRequest(list_services="")]
-        replies = [r async for r in reflection.ServerReflectionInfo(iter(asked), timeout=5)]
+        replies = [r async for r in reflection.ServerReflectionInfo(iter(asked), timeout=30)]
         assert replies
 
 
@@ -236,7 +236,7 @@ async def test_a_service_that_nobody_has_thought_of_is_closed(tmp_path: Path) ->
             (((HEADER, token),), grpc.StatusCode.PERMISSION_DENIED),
         ):
             with pytest.raises(grpc.aio.AioRpcError) as refused:
-                await new(b"", timeout=5, metadata=metadata)
+                await new(b"", timeout=30, metadata=metadata)
             assert refused.value.code() is code
     assert served == []
 
@@ -304,7 +304,7 @@ async def test_half_close_and_cancellation_are_grpcs_own(tmp_path: Path) -> None
         ) as address,
         open_channel(address, membership=member("meta-agent", tmp_path)) as channel,
     ):
-        call: Any = reducer_pb2_grpc.ReducerServiceStub(channel).Reduce(timeout=5)
+        call: Any = reducer_pb2_grpc.ReducerServiceStub(channel).Reduce(timeout=30)
         assert isinstance(call, grpc.aio.StreamStreamCall)
         await call.write(reducer_pb2.ReduceRequest())
         await call.read()

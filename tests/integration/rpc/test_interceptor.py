@@ -148,7 +148,7 @@ async def test_a_call_that_the_client_gives_up_ends_and_is_counted(name: str) ->
         await echo.started.wait()
         waiting.cancel()
         await asyncio.wait({waiting})
-        await asyncio.wait_for(echo.ended.wait(), 5)
+        await asyncio.wait_for(echo.ended.wait(), 30)
         await until(lambda: counted(registry, f"/{SERVICE}/{name}", "CANCELLED") == 1)
 
 

@@ -23,7 +23,7 @@ async def test_reflection_is_a_matter_of_settings(on: bool) -> None:
         async with open_channel(f"127.0.0.1:{port}") as channel:
             stub = reflection_pb2_grpc.ServerReflectionStub(channel)
             question = reflection_pb2.ServerReflectionRequest(list_services="")
-            call = stub.ServerReflectionInfo(iter([question]), timeout=10)
+            call = stub.ServerReflectionInfo(iter([question]), timeout=30)
             if on:
                 answer = await anext(aiter(call))
                 names = {each.name for each in answer.list_services_response.service}
@@ -35,7 +35,7 @@ async def test_reflection_is_a_matter_of_settings(on: bool) -> None:
                 assert error.value.code() is grpc.StatusCode.UNIMPLEMENTED
             # Health is open either way.
             checked = await health_pb2_grpc.HealthStub(channel).Check(
-                health_pb2.HealthCheckRequest(), timeout=10
+                health_pb2.HealthCheckRequest(), timeout=30
             )
             assert checked.status == health_pb2.HealthCheckResponse.NOT_SERVING
     finally:

@@ -57,14 +57,14 @@ class Running:
         stub: Any = health_pb2_grpc.HealthStub(self.channel)
         return int((await stub.Check(health_pb2.HealthCheckRequest(service=name))).status)
 
-    async def until_health(self, status: int, timeout: float = 5) -> None:
-        async with asyncio.timeout(timeout):
+    async def until_health(self, status: int) -> None:
+        async with asyncio.timeout(30):
             for name in NAMES:
                 while await self.health(name) != status:  # noqa: ASYNC110 - in a process
                     await asyncio.sleep(0.02)
 
-    async def ended(self, timeout: float = 10) -> int:
-        async with asyncio.timeout(timeout):
+    async def ended(self) -> int:
+        async with asyncio.timeout(30):
             return await self.process.wait()
 
 
@@ -77,7 +77,7 @@ async def running(tmp_path: Path, **environ: str) -> AsyncIterator[Running]:
     assert process.stderr is not None
     errors = asyncio.create_task(process.stderr.read())
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(30):
             line = await process.stdout.readline()
         assert line, await errors
         port, metrics_port = json.loads(line)
@@ -93,7 +93,7 @@ async def running(tmp_path: Path, **environ: str) -> AsyncIterator[Running]:
 async def _run(environ: dict[str, str], *arguments: str) -> tuple[int, str, str]:
     process = await _start(environ, *arguments)
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(30):
             out, err = await process.communicate()
     finally:
         if process.returncode is None:
@@ -105,9 +105,9 @@ async def _run(environ: dict[str, str], *arguments: str) -> tuple[int, str, str]
 
 async def test_sigterm_lets_a_running_stream_finish_and_exits_0(tmp_path: Path) -> None:
     start = start_of()
-    start.task.title = "1.2"
+    start.task.title = "3.5"
     async with (
-        running(tmp_path, HMA_DRAIN_DELAY="300ms", HMA_DRAIN_GRACE="10s") as service,
+        running(tmp_path, HMA_DRAIN_DELAY="2s", HMA_DRAIN_GRACE="60s") as service,
         execute_stream(service.channel, start, heartbeat=BEAT) as stream,
     ):
         await service.until_health(SERVING)
@@ -115,7 +115,7 @@ async def test_sigterm_lets_a_running_stream_finish_and_exits_0(tmp_path: Path) 
         await anext(items)
         service.process.send_signal(signal.SIGTERM)
         # It still serves while load balancers take notice, but says that it will not.
-        await service.until_health(NOT_SERVING, timeout=0.25)
+        await service.until_health(NOT_SERVING)
         async for _ in items:
             pass
         assert isinstance(stream.outcome, Finished)
@@ -132,7 +132,7 @@ async def test_an_attempt_that_comes_while_load_balancers_take_notice_is_handed_
 ) -> None:
     start = start_of()
     start.task.title = "60"
-    async with running(tmp_path, HMA_DRAIN_DELAY="1s", HMA_DRAIN_GRACE="2s") as service:
+    async with running(tmp_path, HMA_DRAIN_DELAY="4s", HMA_DRAIN_GRACE="5s") as service:
         await service.until_health(SERVING)
         service.process.send_signal(signal.SIGTERM)  # and nothing runs
         await service.until_health(NOT_SERVING)
@@ -161,7 +161,7 @@ async def test_a_second_signal_ends_what_still_runs(tmp_path: Path) -> None:
     start = start_of()
     start.task.title = "60"
     async with (
-        running(tmp_path, HMA_DRAIN_DELAY="30s", HMA_DRAIN_GRACE="60s") as service,
+        running(tmp_path, HMA_DRAIN_DELAY="60s", HMA_DRAIN_GRACE="60s") as service,
         execute_stream(service.channel, start, heartbeat=BEAT) as stream,
     ):
         await anext(aiter(stream))
@@ -230,7 +230,7 @@ def _ask(url: str) -> tuple[int, str]:
 
 
 def _read(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=5) as response:
+    with urllib.request.urlopen(url, timeout=30) as response:
         return str(response.read(), "utf-8")
 
 

@@ -43,7 +43,7 @@ async def report(channel: grpc.aio.Channel) -> HmaError | None:
     """Reports over a channel; what it was refused with."""
     stub: Any = meta_agent_pb2_grpc.InternalServiceStub(channel)
     try:
-        await stub.ReportAttempt(REPORT, timeout=5)
+        await stub.ReportAttempt(REPORT, timeout=30)
     except grpc.aio.AioRpcError as error:
         return from_rpc_error(error)
     return None
@@ -53,7 +53,7 @@ async def refused_connection(channel: grpc.aio.Channel) -> bool:
     """Whether a call finds no connection."""
     stub: Any = meta_agent_pb2_grpc.InternalServiceStub(channel)
     try:
-        await stub.ReportAttempt(REPORT, timeout=3)
+        await stub.ReportAttempt(REPORT, timeout=30)
     except grpc.aio.AioRpcError as error:
         return error.code() is grpc.StatusCode.UNAVAILABLE
     return False
@@ -80,7 +80,7 @@ def expiry_of(address: str, tls: TlsSettings) -> float:
     context.set_alpn_protocols(["h2"])
     host, port = address.split(":")
     with (
-        socket.create_connection((host, int(port)), timeout=5) as plain,
+        socket.create_connection((host, int(port)), timeout=30) as plain,
         context.wrap_socket(plain, server_hostname=SERVER_NAME) as connection,
     ):
         shown = connection.getpeercert(binary_form=True)
@@ -210,15 +210,15 @@ async def test_an_expired_certificate_is_replaced_by_a_renewed_one_while_running
     tmp_path: Path, authority: Authority
 ) -> None:
     """Client and server have certificates of seconds; both are renewed, none is restarted."""
-    meta_agent = member("meta-agent", tmp_path, tls=authority.issue("meta-agent", lifetime=3))
-    worker = member("worker", tmp_path, tls=authority.issue("worker", lifetime=3))
+    meta_agent = member("meta-agent", tmp_path, tls=authority.issue("meta-agent", lifetime=8))
+    worker = member("worker", tmp_path, tls=authority.issue("worker", lifetime=8))
     short_lived = authority.settings("worker")
     async with (
         serving_as(meta_agent, Internal().register) as address,
         open_channel(address, membership=worker) as channel,
     ):
         assert await report(channel) is None
-        await asyncio.sleep(3.1)
+        await asyncio.sleep(8.1)
         # The files are as they were: a new connection has nothing good to show.
         async with secure(address, short_lived) as late:
             assert await refused_connection(late)
@@ -252,7 +252,7 @@ async def test_a_running_stream_outlives_the_renewal_of_both_sides(
         await _echo(running)
         await running.done_writing()
         assert await running.code() is grpc.StatusCode.OK
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while channel.connections > 1:  # noqa: ASYNC110 - it closes by itself
                 await asyncio.sleep(0.01)
         await _echo(later)
@@ -261,7 +261,7 @@ async def test_a_running_stream_outlives_the_renewal_of_both_sides(
 
 async def _echo(call: Any) -> None:
     await call.write(reducer_pb2.ReduceRequest())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         assert await call.read() == reducer_pb2.ReduceResponse()
 
 
@@ -284,7 +284,7 @@ async def test_a_replaced_connection_does_not_last_for_ever(
             latest = stub.Reduce(timeout=30)
             await _echo(latest)
             assert channel.connections == 2
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 assert await forgotten.code() is grpc.StatusCode.CANCELLED
             assert channel.connections == 1
             await _echo(latest)
@@ -413,13 +413,13 @@ def _knock_without_certificate(port: int, authority: Authority) -> None:
     context = ssl.create_default_context(cafile=authority.ca_file)
     context.set_alpn_protocols(["h2"])
     for _ in range(3):
-        with socket.create_connection(("127.0.0.1", port), timeout=5) as plain:
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as plain:
             plain.sendall(b"GET / HTTP/1.1\r\n\r\n")
             while plain.recv(4096):
                 pass
         with (
             contextlib.suppress(OSError),
-            socket.create_connection(("127.0.0.1", port), timeout=5) as plain,
+            socket.create_connection(("127.0.0.1", port), timeout=30) as plain,
             context.wrap_socket(plain, server_hostname=SERVER_NAME) as secured,
         ):
             while secured.recv(4096):

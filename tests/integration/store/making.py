@@ -100,7 +100,7 @@ async def seal(store: Store, job_id: str, epoch: int) -> int:
 
 
 async def until(
-    condition: Callable[[], Awaitable[bool]], *, timeout: float = 15.0, every: float = 0.02
+    condition: Callable[[], Awaitable[bool]], *, timeout: float = 30.0, every: float = 0.02
 ) -> float:
     """Waits for a state; the seconds it took."""
     start = time.monotonic()

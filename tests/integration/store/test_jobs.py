@@ -190,7 +190,7 @@ async def test_a_retry_that_meets_the_deletion_makes_no_second_job(store: Store)
             row = await connection.fetchrow("SELECT * FROM job WHERE id = $1", job.job_id)
             assert row is not None
             await bury(connection, row, "")
-            await purge(connection, [job.job_id], timeout=5)
+            await purge(connection, [job.job_id], timeout=30)
             retried = asyncio.create_task(store.jobs.create(again, created(again)))
             await until(lambda: _waits_for_a_lock(connection))
     finally:
@@ -242,7 +242,7 @@ async def test_an_unknown_document_is_not_found(store: Store) -> None:
 async def test_32_mib_of_documents_fit_in_one_job(store: Store) -> None:
     content = ("The quick brown fox jumps over the lazy dog. " * 233_017).encode()[: 10 << 20]
     documents = [document(f"d{i}", content) for i in range(3)]
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         job_id = await add_job(store, documents=documents)
     size = 0
     async for part in store.documents.read(job_id, "d2"):

@@ -11,6 +11,7 @@ import pytest
 
 from hma.errors import Fenced, HmaError, NotFound, PreconditionFailed, Unavailable
 from hma.v1 import job_pb2
+from services.meta_agent.store import database
 from services.meta_agent.store.append import (
     Append,
     JobEvent,
@@ -198,13 +199,25 @@ async def _lose_the_connection(*_: object) -> list[Outcome]:
     raise ConnectionResetError
 
 
+# Whoever holds a row in a test holds it until the test lets go, on a slow machine too.
+_HOLDS = {"idle_in_transaction_session_timeout": "60000"}
+
+
+@pytest.fixture
+def patient_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Statements of replicas that are opened from now on wait for a row for a minute."""
+    for name in ("lock_timeout", "statement_timeout"):
+        monkeypatch.setitem(database._SERVER_SETTINGS, name, "60000")
+
+
 async def test_a_locked_row_holds_up_its_own_job_only(
     open_replica: OpenStore, postgres_url: str
 ) -> None:
-    store = await open_replica()
+    tries = AppenderLimits(busy_tries=1000)
+    store = await open_replica(options=StoreOptions(appender=tries))
     stuck, stuck_epoch = await add_claimed_job(store)
     free, free_epoch = await add_claimed_job(store)
-    holder = await connect(postgres_url, name="holder")
+    holder = await connect(postgres_url, name="holder", settings=_HOLDS)
     try:
         hold = holder.transaction()
         await hold.start()
@@ -212,7 +225,7 @@ async def test_a_locked_row_holds_up_its_own_job_only(
         waiting = asyncio.create_task(
             store.log.append(Append(stuck, stuck_epoch, [decided(stuck)]))
         )
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(30):
             for version in (2, 3):
                 assert version == await store.log.append(Append(free, free_epoch, [decided(free)]))
         assert not waiting.done()
@@ -227,7 +240,7 @@ async def test_a_row_that_stays_locked_ends_in_an_error(
 ) -> None:
     store = await open_replica(options=StoreOptions(appender=AppenderLimits(busy_tries=1)))
     job_id, epoch = await add_claimed_job(store)
-    holder = await connect(postgres_url, name="holder")
+    holder = await connect(postgres_url, name="holder", settings=_HOLDS)
     try:
         async with holder.transaction():
             await holder.execute("SELECT FROM job WHERE id = $1 FOR UPDATE", job_id)
@@ -254,6 +267,7 @@ async def test_a_fact_is_logged_once_however_often_it_is_sent(open_replica: Open
     assert sequences(await here.log.read(job_id)) == [1, 2, 3]
 
 
+@pytest.mark.usefixtures("patient_locks")
 async def test_facts_that_wait_for_the_row_are_idempotent_too(
     open_replica: OpenStore, postgres_url: str
 ) -> None:
@@ -267,6 +281,7 @@ async def test_facts_that_wait_for_the_row_are_idempotent_too(
     assert sequences(await store.log.read(job_id)) == [1, 2]
 
 
+@pytest.mark.usefixtures("patient_locks")
 async def test_a_fact_that_waited_for_the_seal_is_refused(
     open_replica: OpenStore, postgres_url: str
 ) -> None:
@@ -281,6 +296,7 @@ async def test_a_fact_that_waited_for_the_seal_is_refused(
     assert sequences(await store.log.read(job_id)) == [1]
 
 
+@pytest.mark.usefixtures("patient_locks")
 async def test_an_append_that_waited_for_a_claim_is_fenced(
     open_replica: OpenStore, postgres_url: str
 ) -> None:
@@ -406,7 +422,7 @@ async def test_a_replica_that_stops_refuses_appends_and_leaves_nobody_waiting(
 @contextlib.asynccontextmanager
 async def _row_held(url: str, job_id: str) -> AsyncIterator[Connection]:
     """Holds a job's row; whatever is done with the connection commits at the end."""
-    holder = await connect(url, name="holder")
+    holder = await connect(url, name="holder", settings=_HOLDS)
     try:
         async with holder.transaction():
             await holder.execute("SELECT FROM job WHERE id = $1 FOR UPDATE", job_id)
@@ -422,7 +438,7 @@ async def _waiters_for_locks(holder: Connection, count: int) -> None:
         )
         return bool(waiting == count)
 
-    await until(all_wait, timeout=0.45, every=0.005)
+    await until(all_wait, every=0.005)
 
 
 async def _commits(store: Store) -> int:

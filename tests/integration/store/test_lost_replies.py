@@ -94,7 +94,7 @@ async def test_an_append_gives_up_when_the_database_stays_away(
     start = time.monotonic()
     with pytest.raises(Unavailable):
         await store.log.append(Append(job_id, epoch, [decided(job_id)]))
-    assert time.monotonic() - start < 3
+    assert time.monotonic() - start < 8  # without a limit of one's own it is ten
     proxy.up()
     assert await store.log.append(Append(job_id, epoch, [decided(job_id)])) == 2
 

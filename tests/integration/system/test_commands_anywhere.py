@@ -52,19 +52,19 @@ async def test_a_command_at_a_replica_that_does_not_drive_aborts_the_call(
 ) -> None:
     async with job_driven_elsewhere(postgres_url) as (driving, other, job_id):
         if command == "cancel":
-            await other.api.CancelJob(Cancel(job_id=job_id, request_id="c"), timeout=10)
+            await other.api.CancelJob(Cancel(job_id=job_id, request_id="c"), timeout=30)
         else:
-            await other.api.InterruptJob(Interrupt(job_id=job_id, request_id="i"), timeout=10)
+            await other.api.InterruptJob(Interrupt(job_id=job_id, request_id="i"), timeout=30)
         await driving.llm.wait_until(lambda llm: all(c.state == "aborted" for c in llm.calls))
-        job = await driving.client.wait(job_id, timeout=20)
+        job = await driving.client.wait(job_id, timeout=30)
         agrees(job, driving)
     assert job.state == state
 
 
 async def test_a_deadline_aborts_the_call_and_every_replica_sees_the_end(postgres_url: str) -> None:
-    async with job_driven_elsewhere(postgres_url, deadline=4) as (driving, other, job_id):
+    async with job_driven_elsewhere(postgres_url, deadline=12) as (driving, other, job_id):
         await driving.llm.wait_until(lambda llm: all(c.state == "aborted" for c in llm.calls))
-        row = await other.watches.wait_ended(job_id, 20)
+        row = await other.watches.wait_ended(job_id, 30)
         job = await driving.client.get(job_id)
         agrees(job, driving)
     assert row.sealed
@@ -81,5 +81,5 @@ async def test_progress_of_a_real_driver_is_seen_elsewhere(postgres_url: str) ->
             pytest.fail("the watch ended without progress")
         assert update.progress.job_id == job_id
         watching.cancel()
-        await other.api.CancelJob(Cancel(job_id=job_id), timeout=10)
-        await driving.client.wait(job_id, timeout=20)
+        await other.api.CancelJob(Cancel(job_id=job_id), timeout=30)
+        await driving.client.wait(job_id, timeout=30)

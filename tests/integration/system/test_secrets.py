@@ -81,7 +81,7 @@ class Fleet:
             process.send_signal(signal.SIGTERM)
         for process in self.processes.values():
             try:
-                process.wait(20)
+                process.wait(30)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
@@ -90,7 +90,7 @@ class Fleet:
         """All pages of metrics."""
         for role, port in self.metrics.items():
             for page in ("metrics", "fleet") if role == "meta_agent" else ("metrics",):
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/{page}", timeout=10) as read:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/{page}", timeout=30) as read:
                     yield f"{role}/{page}", read.read().decode()
 
 
@@ -155,7 +155,7 @@ async def provoke(port: int, secret: Mapping[str, str]) -> list[str]:
         ]
         for method, request in requests:
             try:
-                told.append(str(await method(request, metadata=metadata, timeout=10)))
+                told.append(str(await method(request, metadata=metadata, timeout=30)))
             except grpc.aio.AioRpcError as error:
                 told.append(f"{error.code()} {error.details()} {error.trailing_metadata()}")
         for path, data in (
@@ -164,7 +164,7 @@ async def provoke(port: int, secret: Mapping[str, str]) -> list[str]:
         ):
             call: Any = channel.unary_unary(path)
             with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await call(data, metadata=metadata, timeout=10)
+                await call(data, metadata=metadata, timeout=30)
             told.append(f"{caught.value.code()} {caught.value.details()}")
     return told
 

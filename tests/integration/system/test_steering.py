@@ -124,7 +124,7 @@ async def test_cancel_stops_the_server_and_gives_no_answer(postgres_url: str) ->
 async def test_deadline_stops_the_work_early_enough_for_the_answer(postgres_url: str) -> None:
     async with open_whole(postgres_url, slow_after_one) as whole:
         job = await whole.client.run(
-            "Find the years.", plan=task_pb2.Plan(tasks=[SLOW]), budget=30_000, deadline=6
+            "Find the years.", plan=task_pb2.Plan(tasks=[SLOW]), budget=30_000, deadline=12
         )
         check_stopped(job, whole)
         stops = interruptions(await whole.events(job.job_id))
@@ -134,7 +134,7 @@ async def test_deadline_stops_the_work_early_enough_for_the_answer(postgres_url:
 
 
 async def test_time_limit_of_a_task_ends_it_and_the_job_goes_on(postgres_url: str) -> None:
-    slow = task_of("slow", ["slow.1", "slow.2"], timeout=Duration(seconds=4))
+    slow = task_of("slow", ["slow.1", "slow.2"], timeout=Duration(seconds=8))
     async with open_whole(postgres_url, slow_after_one) as whole:
         job = await whole.client.run(
             "Find the years.", plan=task_pb2.Plan(tasks=[slow]), budget=30_000, deadline=60

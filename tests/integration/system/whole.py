@@ -15,11 +15,11 @@ from prometheus_client import CollectorRegistry
 import hma
 from hma.llm.openai_compatible import OpenAICompatible
 from hma.llm.settings import LlmSettings
+from hma.rpc.attempt_server import AttemptTiming
 from hma.rpc.channel import open_channel
 from hma.rpc.documents import DocumentReader
 from hma.rpc.interceptor import AccessMetrics, RpcInterceptor
 from hma.rpc.reporter import Reporter
-from hma.rpc.session import AttemptTiming
 from hma.rpc.slots import Slots
 from hma.settings import Secret
 from hma.v1 import (
@@ -48,8 +48,9 @@ from services.meta_agent.recording.benchmark_log import BenchmarkLog
 from services.meta_agent.recording.fleet_metrics import FleetCounters, FleetPage
 from services.meta_agent.recording.recorder import Recorder
 from services.meta_agent.settings import MetaAgentSettings
+from services.meta_agent.store.beat import BeatTimes
 from services.meta_agent.store.ids import new_replica_id
-from services.meta_agent.store.store import Store, open_store
+from services.meta_agent.store.store import Store, StoreOptions, open_store
 from services.reducer.servicer import ReducerServicer
 from services.worker.metrics import WorkerMetrics
 from services.worker.reading import Library
@@ -57,6 +58,11 @@ from services.worker.servicer import WorkerServicer
 from tests.scripted_llm import ScriptedLLM
 
 Observer = Callable[[job_pb2.JobEvent, JobFold, JobFold], None]
+
+# Everything runs in one process and one loop here: that it stood still for seconds, because
+# the machine is busy, is no loss of a replica or of a driver.
+_STEADY = StoreOptions(lease=120, beat=BeatTimes(lost_after=60, loop_stuck_after=60))
+_PATIENT = AttemptTiming(heartbeat=60, ack=60)
 
 
 @dataclass
@@ -133,7 +139,7 @@ async def open_whole(
         server = grpc.aio.server(interceptors=[interceptor])
         port = server.add_insecure_port("127.0.0.1:0")
         store = await stack.enter_async_context(
-            open_store(url, replica_id=replica, address=f"127.0.0.1:{port}")
+            open_store(url, replica_id=replica, address=f"127.0.0.1:{port}", options=_STEADY)
         )
         model = await stack.enter_async_context(OpenAICompatible(settings.llm))
         channel = await stack.enter_async_context(open_channel(f"127.0.0.1:{port}"))
@@ -169,14 +175,14 @@ async def open_whole(
             trail=AuditTrail(store.audit, CollectorRegistry()),
         ):
             service.register(server)
-        # One process: a driver that is silent for long has not died, the machine is busy.
-        timing = AttemptTiming(heartbeat=30)
-        analyst = AnalystServicer(model, routes, slots[0], reporter, timing=timing)
+        analyst = AnalystServicer(model, routes, slots[0], reporter, timing=_PATIENT)
         library = Library(DocumentReader(channel, 0), 1 << 20)
         metrics = WorkerMetrics(CollectorRegistry(), lambda: slots[1].running)
-        worker = WorkerServicer(model, routes, library, slots[1], reporter, metrics, timing=timing)
+        worker = WorkerServicer(
+            model, routes, library, slots[1], reporter, metrics, timing=_PATIENT
+        )
         reader = DocumentReader(channel, 1 << 20)
-        reducer = ReducerServicer(model, routes, reader, slots[2], reporter, timing=timing)
+        reducer = ReducerServicer(model, routes, reader, slots[2], reporter, timing=_PATIENT)
         analyst_pb2_grpc.add_AnalystServiceServicer_to_server(analyst, server)
         worker_pb2_grpc.add_WorkerServiceServicer_to_server(worker, server)
         reducer_pb2_grpc.add_ReducerServiceServicer_to_server(reducer, server)

@@ -139,7 +139,7 @@ class Shop:
         self, start: worker_pb2.ExecuteStart, grants: Grants = everything
     ) -> Outcome | None:
         """Drives an attempt; says how its stream ended."""
-        async with asyncio.timeout(20), self.open(start) as stream:
+        async with asyncio.timeout(30), self.open(start) as stream:
             async for item in stream:
                 if isinstance(item, attempt_pb2.CallIntent):
                     self.intents.append(item)

@@ -142,7 +142,7 @@ async def test_interrupt_while_generating_salvages_what_closed_with_exact_usage(
     script = [Reply(text=text, token_delay=0.05, chunk_tokens=1)]
     async with open_shop(script, documents={"d1": FACTS}) as shop:
         start = shop.start(make_task("When was it built?", "Describe it.", max_result_tokens=900))
-        async with asyncio.timeout(20), shop.open(start) as stream:
+        async with asyncio.timeout(30), shop.open(start) as stream:
             seen = ""
             async for item in stream:
                 if isinstance(item, attempt_pb2.CallIntent):
@@ -176,7 +176,7 @@ async def test_full_worker_refuses_before_a_token_is_spent() -> None:
     script = [Reply(text=reply(("q1", "1764", "")), hang_after=0)]
     async with open_shop(script, documents={"d1": FACTS}, places=1) as shop:
         first = shop.start(make_task("When was it built?"))
-        async with asyncio.timeout(20), shop.open(first) as stream:
+        async with asyncio.timeout(30), shop.open(first) as stream:
             async for item in stream:
                 if isinstance(item, attempt_pb2.CallIntent):
                     stream.grant(everything(item))

@@ -151,7 +151,7 @@ async def test_interrupted_prose_keeps_its_whole_sentences() -> None:
     script = [Reply(text=text, token_delay=0.05, chunk_tokens=1)]
     async with open_shop(script, documents={"d1": FACTS}) as shop:
         task = make_task("Describe it.", kind=common_pb2.TASK_KIND_WRITE)
-        async with asyncio.timeout(20), shop.open(shop.start(task)) as stream:
+        async with asyncio.timeout(30), shop.open(shop.start(task)) as stream:
             seen = ""
             async for item in stream:
                 if isinstance(item, attempt_pb2.CallIntent):
@@ -174,7 +174,7 @@ async def test_stop_between_calls_starts_no_other_call() -> None:
     questions = [f"When was mill {n} built?" for n in range(20)]
     async with open_shop(lambda call: answer_all(call), documents={"d1": FACTS}) as shop:
         start = shop.start(make_task(*questions))
-        async with asyncio.timeout(20), shop.open(start) as stream:
+        async with asyncio.timeout(30), shop.open(start) as stream:
             async for item in stream:
                 if isinstance(item, attempt_pb2.CallIntent):
                     if item.call == 1:

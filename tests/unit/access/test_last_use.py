@@ -25,7 +25,7 @@ class Written:
         self.lots.append(dict(times))
 
     async def until(self, lots: int) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while len(self.lots) < lots:  # noqa: ASYNC110
                 await asyncio.sleep(0.005)
 
@@ -65,7 +65,7 @@ async def test_what_could_not_be_written_is_tried_again() -> None:
     uses.note("a", NOW)
     async with asyncio.TaskGroup() as group:
         task = group.create_task(uses.run())
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while written.tries < 2:  # noqa: ASYNC110
                 await asyncio.sleep(0.005)
         written.away = False

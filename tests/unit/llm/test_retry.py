@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 
 import pytest
 from hypothesis import given
@@ -91,7 +90,7 @@ def test_other_classes_are_not_tried_again(
 
 async def test_a_stop_ends_the_wait() -> None:
     stop = asyncio.Event()
-    policy = RetryPolicy(2, "exponential", 30.0, 60.0)
+    policy = RetryPolicy(2, "exponential", 3600.0, 3600.0)
     tries = 0
 
     async def call() -> None:
@@ -100,8 +99,7 @@ async def test_a_stop_ends_the_wait() -> None:
         stop.set()
         raise transient()
 
-    begin = time.monotonic()
-    with pytest.raises(CallFailed):
-        await retrying(policy, stop=stop, time_left=lambda: 1000.0)(call)
+    async with asyncio.timeout(30):
+        with pytest.raises(CallFailed):
+            await retrying(policy, stop=stop, time_left=lambda: 10_000.0)(call)
     assert tries == 2
-    assert time.monotonic() - begin < 5

@@ -29,7 +29,7 @@ async def test_every_memory_is_asked_again_and_again() -> None:
     one, other = Memory(), Memory()
     state = IdleState({"one": one.forget_idle, "other": other.forget_idle}, idle=0.02)
     running = asyncio.create_task(state.run())
-    await asyncio.wait_for(other.often.wait(), 5)
+    await asyncio.wait_for(other.often.wait(), 30)
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     assert set(one.asked) == {0.02}

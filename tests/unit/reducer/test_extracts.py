@@ -45,7 +45,7 @@ async def test_a_document_that_is_gone_costs_only_its_own_extracts() -> None:
         [GONE, DOCUMENT],
         Shelf(),
         job_id="job",
-        timeout=5,
+        timeout=30,
     )
     assert list(found) == ["q1"]
 

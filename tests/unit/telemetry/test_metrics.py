@@ -15,7 +15,7 @@ from hma.telemetry.metrics import MetricsServer, new_registry
 
 
 def _get(port: int, path: str) -> str:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as response:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=30) as response:
         return str(response.read(), "utf-8")
 
 

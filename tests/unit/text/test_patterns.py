@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from hma.text.patterns import BadPattern, check_pattern, found
@@ -11,9 +9,8 @@ from hma.text.patterns import BadPattern, check_pattern, found
 
 @pytest.mark.parametrize("pattern", ["(a+)+$", "^(a|a)*$", "(.*.*.*.*)*x$", r"^(\w+\s?)*$"])
 def test_no_pattern_takes_for_ever(pattern: str) -> None:
-    begin = time.process_time()
+    # Thirty letters would keep `re` busy for minutes, these until pytest ends the test.
     assert not found(pattern, "a" * 20_000 + "!")
-    assert time.process_time() - begin < 2
 
 
 @pytest.mark.parametrize(

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-import time
+import itertools
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
+from jsonschema.exceptions import ValidationError
 
-from services.worker.schema_check import MOST_SECONDS, CannotApply, schema_faults
+from services.worker import schema_check
+from services.worker.schema_check import MOST_SECONDS, CannotApply
 from services.worker.structured import read_output
+
+
+def schema_faults(value: object, schema: Any) -> list[ValidationError]:
+    """What is found by one who has all the time in the world: the machine's load is no matter."""
+    return schema_check.schema_faults(value, schema, clock=lambda: 0.0)
 
 
 def _doubling(depth: int) -> dict[str, Any]:
@@ -25,10 +32,11 @@ def _doubling(depth: int) -> dict[str, Any]:
 
 
 def test_a_schema_that_doubles_its_work_is_given_up_in_time() -> None:
-    begin = time.monotonic()
+    looks = itertools.count()
     with pytest.raises(CannotApply):
-        schema_faults({}, _doubling(40))
-    assert time.monotonic() - begin < MOST_SECONDS + 2
+        schema_check.schema_faults({}, _doubling(40), clock=lambda: next(looks) * 0.001)
+    assert next(looks) == pytest.approx(MOST_SECONDS / 0.001, abs=3)
+    # And by a real clock: the whole work would take years.
     output = read_output('{"a": 1}', _doubling(40))
     assert output.faults == ("its schema cannot be applied",)
 
@@ -40,10 +48,9 @@ def test_a_schema_of_itself_is_given_up() -> None:
 
 def test_a_pattern_that_python_would_not_end_with_ends() -> None:
     schema = {"type": "object", "properties": {"a": {"type": "string", "pattern": "^(a+)+$"}}}
-    begin = time.monotonic()
-    output = read_output('{"a": "' + "a" * 5_000 + '!"}', schema)
-    assert output.faults == ("$.a: pattern does not hold",)
-    assert time.monotonic() - begin < 2
+    # `re` would be busy until pytest ends the test.
+    (fault,) = schema_faults({"a": "a" * 5_000 + "!"}, schema)
+    assert fault.message == "does not match the pattern"
 
 
 def test_patterns_of_names_are_matched_in_linear_time_too() -> None:
@@ -52,13 +59,11 @@ def test_patterns_of_names_are_matched_in_linear_time_too() -> None:
         "patternProperties": {"^(a+)+$": {"type": "integer"}},
         "additionalProperties": False,
     }
-    begin = time.monotonic()
     assert schema_faults({"a" * 40 + "!": 1}, schema)
     assert not schema_faults({"aaa": 1}, schema)
     assert schema_faults({"aaa": "x"}, schema)
     with pytest.raises(CannotApply):
         schema_faults({"a" * 40 + "!": 1}, {**schema, "unevaluatedProperties": False})
-    assert time.monotonic() - begin < 2
 
 
 _VALUES = st.recursive(
