@@ -34,6 +34,7 @@ from services.meta_agent.job.times import timestamp
 from services.meta_agent.store.creation import Created, RequestIdReused
 from services.meta_agent.store.ids import new_event_id, new_job_id
 from services.meta_agent.store.jobs import JobRow
+from services.meta_agent.store.log import Guard
 from services.meta_agent.store.new_job import NewJob
 from services.meta_agent.store.store import Store
 from services.meta_agent.store.usage import UsageQuery
@@ -217,14 +218,15 @@ class MetaAgentServicer(meta_agent_pb2_grpc.MetaAgentServiceServicer):
             AlreadyExists: The id was used for another request.
             InvalidRequest: The job cannot take the grant.
             NotFound: There is no such job.
-            PreconditionFailed: The job has ended.
+            PreconditionFailed: The job has ended, or its tenant may not have more.
         """
         await self._find(request.job_id)
         logged = await self._logged(request)
         if logged is None:
+            guard = None
             if event.HasField("budget_granted"):
-                await self._check_total(event)
-            logged = await self._store.log.note(request.job_id, event)
+                guard = await self._check_total(event)
+            logged = await self._store.log.note(request.job_id, event, guard)
         check_same(logged, request)
         return await self._read(request.job_id)
 
@@ -324,25 +326,22 @@ class MetaAgentServicer(meta_agent_pb2_grpc.MetaAgentServiceServicer):
             time=timestamp(self._store.clock.now()),
         )
 
-    async def _check_total(self, event: job_pb2.JobEvent) -> None:
-        """Completes a grant and refuses one that its job cannot take."""
+    async def _check_total(self, event: job_pb2.JobEvent) -> Guard | None:
+        """Completes a grant and refuses one that its job cannot take.
+
+        Returns:
+            What is to be looked at again where it is written.
+        """
         limit = self._validator.limits.max_budget_tokens
         fold = await self._reader.read(event.job_id)
         if fold.ended:
-            return
-        if not fold.created.draws_quota and await self._store.quotas.draws_tokens(self._tenant()):
-            # It does not draw: what it had when the limits came is all that they let it have.
-            raise PreconditionFailed(
-                "The job was accepted before its tenant's tokens or money were limited: it goes on "
-                "with the budget that it has. Submit another job for more.",
-                reason="OUTSIDE_QUOTA",
-            )
+            return None
         granted = event.budget_granted
         check_money_grant(fold.max_cost, granted.cost)
         more = tokens_with_money(fold.created, granted, self._admission.routes, limit)
         granted.tokens += min(more, max(limit - fold.budget, 0))
         if fold.budget + granted.tokens <= limit:
-            return
+            return None if fold.created.draws_quota else self._store.quotas.undrawn(self._tenant())
         raise InvalidRequest.field(
             "tokens",
             f"the job has {fold.budget:,} tokens: at most {max(limit - fold.budget, 0):,} more "

@@ -162,7 +162,8 @@ WITH wanted AS (
         state_reason = coalesce(c.state_reason, j.state_reason),
         spent_tokens = coalesce(c.spent, j.spent_tokens),
         settled_tokens = j.settled_tokens + c.settled,
-        budget_tokens = coalesce(c.budget, j.budget_tokens),
+        -- A budget only grows; by what the driver has not read yet, too.
+        budget_tokens = greatest(c.budget, j.budget_tokens),
         min_reader = greatest(j.min_reader, c.min_reader)
     FROM changed c
     WHERE j.id = c.id

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import asyncpg
 
@@ -10,19 +11,21 @@ from hma.errors import NotFound, PreconditionFailed, Unavailable
 from services.meta_agent.store import audit
 from services.meta_agent.store.append import Append, JobEvent, from_row, to_row
 from services.meta_agent.store.appender import Appender
-from services.meta_agent.store.database import Database
+from services.meta_agent.store.database import Connection, Database
 from services.meta_agent.store.ledger import booking, booking_arrays
 from services.meta_agent.store.notify import Notifications
 from services.meta_agent.store.quota_buckets import bucketing
 
 _FACT_TRIES = 3
-_AUDIT_FIRST = 5 + len(booking_arrays([]))
+_MORE_BUDGET = 5 + len(booking_arrays([]))
+_AUDIT_FIRST = _MORE_BUDGET + 1
 
 # The lock waits for whoever appends, then looks at the row's latest version: so
 # sequences stay gapless and nothing follows a seal. What it waited for is not in this
 # statement's snapshot, though: an event id that was written just then ends in a unique
 # violation, and the caller looks again. A job that waits for its tenant's windows is
-# let through to its end by whoever wants it to end.
+# let through to its end by whoever wants it to end. What it may spend grows here and not
+# when its driver has heard of it: limits that are set in between must see it.
 _APPEND_FACT = f"""
 WITH known AS (
     SELECT sequence, payload FROM job_event WHERE job_id = $1 AND event_id = $2
@@ -39,6 +42,7 @@ WITH known AS (
     UPDATE job j SET
         version = j.version + 1,
         settled_tokens = j.settled_tokens + c.settled,
+        budget_tokens = least(j.budget_tokens + ${_MORE_BUDGET}::bigint, 2147483647)::int,
         quota_state = CASE
             WHEN j.quota_state = 1 AND $3 IN ('cancel_requested', 'interrupt_requested') THEN 2
             ELSE j.quota_state END
@@ -70,6 +74,10 @@ SELECT sequence, payload, found FROM (
 ) AS sized WHERE before < $4 ORDER BY sequence
 """
 _FIND = "SELECT sequence, payload FROM job_event WHERE job_id = $1 AND event_id = $2"
+
+
+Guard = Callable[[Connection], Awaitable[None]]
+"""Looks, in a transaction, whether something may be written; raises HmaError when not."""
 
 
 class JobLog:
@@ -114,15 +122,20 @@ class JobLog:
         """
         return (await self.note(job_id, event)).sequence
 
-    async def note(self, job_id: str, event: JobEvent) -> JobEvent:
+    async def note(self, job_id: str, event: JobEvent, guard: Guard | None = None) -> JobEvent:
         """As `append_fact`; returns the event that the log has under this `event_id`.
 
         That is an earlier one when the id was in the log already: whether it says the
         same is the caller's to see.
+
+        Args:
+            job_id: The job.
+            event: What is noted.
+            guard: Runs first in the transaction that writes; nothing is written when it raises.
         """
         if not event.event_id or event.job_id != job_id:
             raise ValueError("the event needs an event_id and the job's id")
-        found = await self._write_fact(job_id, event)
+        found = await self._write_fact(job_id, event, guard)
         if found is None:
             raise NotFound(f"There is no job {job_id}.")
         if found["known"] is not None:
@@ -145,15 +158,21 @@ class JobLog:
         row = await self._database.fetchrow(_FIND, job_id, event_id)
         return from_row(row["sequence"], row["payload"]) if row is not None else None
 
-    async def _write_fact(self, job_id: str, event: JobEvent) -> asyncpg.Record | None:
+    async def _write_fact(
+        self, job_id: str, event: JobEvent, guard: Guard | None
+    ) -> asyncpg.Record | None:
         row, entries, who = to_row(event), booking_arrays([event]), audit.writing_args()
+        more = event.budget_granted.tokens
+        arguments = (job_id, row.event_id, row.type, row.payload, *entries, more, *who)
         tries = 0
         while True:
             tries += 1
             try:
-                return await self._database.fetchrow(
-                    _APPEND_FACT, job_id, row.event_id, row.type, row.payload, *entries, *who
-                )
+                if guard is None:
+                    return await self._database.fetchrow(_APPEND_FACT, *arguments)
+                async with self._database.connection() as connection, connection.transaction():
+                    await guard(connection)
+                    return await connection.fetchrow(_APPEND_FACT, *arguments)
             except asyncpg.UniqueViolationError:
                 # Written while this waited for the lock: the next look finds it.
                 if tries >= _FACT_TRIES:

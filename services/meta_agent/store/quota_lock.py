@@ -45,6 +45,9 @@ def sharing(tenant: str) -> str:
     return f"pg_advisory_xact_lock_shared({_LOCK_SPACE}, hashtext({tenant}))"
 
 
+_SHARED = f"SELECT {sharing('$1')}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuotaRules:
     """What the operator says about quotas.
@@ -119,6 +122,12 @@ class TenantLocks:
         async with self.hold(tenant) as (connection, limits):
             await connection.execute(_ALONE, _LOCK_SPACE, tenant)
             yield connection, limits
+
+    async def share(self, connection: Connection, tenant: str) -> Limits:
+        """A tenant's limits, which nobody sets until the open transaction has ended."""
+        await connection.execute(_SHARED, tenant)
+        row = await connection.fetchrow(_READ, tenant)
+        return from_json(row["limits"] if row is not None else None, self._rules.default)
 
     @contextlib.asynccontextmanager
     async def hold_late(

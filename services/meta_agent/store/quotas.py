@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 
+from hma.errors import PreconditionFailed
 from hma.v1 import admin_pb2
 from services.meta_agent.store import audit
 from services.meta_agent.store.database import Connection, Database
+from services.meta_agent.store.log import Guard
 from services.meta_agent.store.notify import Notifications
 from services.meta_agent.store.quota_buckets import tidy_buckets
 from services.meta_agent.store.quota_draws import Draws
@@ -72,13 +74,25 @@ class Quotas:
                     quota.uses.append(await _use_of(connection, tenant, limits, use, name))
         return quota
 
-    async def draws_tokens(self, tenant: str) -> bool:
-        """Whether a tenant's jobs, from now on, may only spend what they have drawn.
+    def undrawn(self, tenant: str) -> Guard:
+        """Lets a job that draws nothing be topped up only while its tenant's tokens have no limits.
+
+        It does not draw: what it had when the limits came is all that they let it have.
+        They are not set before the top-up counts.
 
         Raises:
-            Unavailable: The database cannot be reached.
+            PreconditionFailed: OUTSIDE_QUOTA: they are limited.
         """
-        return draws_tokens(await self._locks.limits(tenant))
+
+        async def guard(connection: Connection) -> None:
+            if draws_tokens(await self._locks.share(connection, tenant)):
+                raise PreconditionFailed(
+                    "The job was accepted before its tenant's tokens or money were limited: it "
+                    "goes on with the budget that it has. Submit another job for more.",
+                    reason="OUTSIDE_QUOTA",
+                )
+
+        return guard
 
     async def tidy(self) -> None:
         """Sums up and deletes old buckets; changes no use.

@@ -9,16 +9,19 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from hma.errors import QuotaExceeded, Unavailable
-from hma.v1 import task_pb2
+from hma.errors import PreconditionFailed, QuotaExceeded, Unavailable
+from hma.v1 import job_pb2, task_pb2
 from services.meta_agent.store import audit
+from services.meta_agent.store.append import Append, JobSummary
 from services.meta_agent.store.database import Connection
+from services.meta_agent.store.ids import new_event_id
+from services.meta_agent.store.new_job import NewJob
 from services.meta_agent.store.store import Store
 from tests.integration.store.conftest import OpenStore
-from tests.integration.store.making import created, new_job, until
+from tests.integration.store.making import created, decided, new_job, until
 from tests.integration.store.proxy import Proxy
 from tests.integration.store.quota_checks import check_buckets, check_windows
-from tests.integration.store.test_quota import job_of, limit, make, used
+from tests.integration.store.test_quota import claim, job_of, limit, make, used
 
 _WAITING = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
 
@@ -163,6 +166,52 @@ async def test_whenever_the_first_limits_come_no_window_is_exceeded_afterwards(
         )
         # Those that were accepted before stay; with one of them, there is no room.
         assert sum(made) == max(accepted_before, 1)
+
+
+def top_up(job: NewJob, tokens: int) -> job_pb2.JobEvent:
+    event = job_pb2.JobEvent(job_id=job.job_id, event_id=new_event_id())
+    event.budget_granted.tokens = tokens
+    return event
+
+
+async def test_a_top_up_counts_before_the_jobs_driver_has_heard_of_it(
+    open_replica: OpenStore,
+) -> None:
+    store = await open_replica("a")
+    job = await make(store)
+    await store.log.note(job.job_id, top_up(job, 700), store.quotas.undrawn(job.tenant))
+    await limit(store, tokens_per_hour=1_000_000)
+    held = job.budget_tokens + 700
+    assert await used(store) == {"tokens_per_hour": (held, held)}
+    # What its driver then writes knows of no top-up yet.
+    epoch = await claim(store, job)
+    summary = JobSummary(
+        state=job_pb2.JOB_STATE_RUNNING,
+        state_reason="",
+        spent_tokens=0,
+        budget_tokens=job.budget_tokens,
+    )
+    await store.log.append(Append(job.job_id, epoch, [decided(job.job_id)], summary))
+    assert await used(store) == {"tokens_per_hour": (held, held)}
+
+
+async def test_a_top_up_that_comes_while_tokens_are_being_limited_is_refused(
+    open_replica: OpenStore, pause_at: PauseAt
+) -> None:
+    store, other = await open_replica("a"), await open_replica("b")
+    job = await make(store)
+    pause = pause_at("acme")
+    setting = asyncio.create_task(limit(other, tokens_per_hour=1_000_000))
+    async with begun(pause, setting):
+        guard = store.quotas.undrawn(job.tenant)
+        granting = asyncio.create_task(store.log.note(job.job_id, top_up(job, 700), guard))
+        await waits_or_ended(other, granting)
+    await setting
+    with pytest.raises(PreconditionFailed) as refused:
+        await granting
+    assert refused.value.reason == "OUTSIDE_QUOTA"
+    assert await used(store) == {"tokens_per_hour": (job.budget_tokens, job.budget_tokens)}
+    assert [e.WhichOneof("payload") for e in await store.log.read(job.job_id)] == ["job_created"]
 
 
 @pytest.mark.parametrize("limited", [False, True])
