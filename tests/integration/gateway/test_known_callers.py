@@ -115,6 +115,19 @@ def test_who_shows_a_second_credential_is_not_who_showed_the_first(
     assert client.get_raw((name, "Bearer four"), (name, "Bearer four")) == 401
 
 
+def test_who_shows_more_than_is_kept_is_asked_about_each_time(
+    patient: Gateway, client: Client
+) -> None:
+    door = patient.backends.door
+    # Blanks before a key do not make it another.
+    short, long = (f"Bearer{' ' * blanks}ten" for blanks in (1_000, 8_192))
+    door.tenants |= {short: "acme", long: "acme"}
+    for credential, questions in ((short, 1), (long, 3)):
+        door.asked.clear()
+        assert [client.get(authorization=credential) for _ in range(3)] == [200] * 3
+        assert len(door.asked) == questions
+
+
 def test_who_was_refused_is_asked_about_again(patient: Gateway, client: Client) -> None:
     assert client.get(authorization="Bearer six") == 401
     patient.backends.door.tenants["Bearer six"] = "acme"
