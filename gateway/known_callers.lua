@@ -74,6 +74,11 @@ function envoy_on_response(response)
   end
   local now = response:timestamp()
   turn(now)
+  local known = young[noted.credential] or old[noted.credential]
+  -- A call that waited is answered after calls that were asked about later.
+  if now - noted.asked >= KEEP_MS or known ~= nil and known.asked > noted.asked then
+    return
+  end
   if young[noted.credential] == nil then
     count = count + 1
   end
