@@ -211,12 +211,17 @@ async def test_http_probes_need_neither_grpc_nor_tls(tmp_path: Path) -> None:
 
 async def test_a_process_whose_event_loop_stands_still_is_not_alive() -> None:
     standing = asyncio.new_event_loop()
+    health = HttpHealth(standing)
     try:
-        with MetricsServer("127.0.0.1", 0, HttpHealth(standing).pages) as server:
+        with MetricsServer("127.0.0.1", 0, health.pages) as server:
             url = f"http://127.0.0.1:{server.port}"
             status, text = await asyncio.to_thread(_ask, f"{url}/healthz")
             assert (status, "stood still" in text) == (503, True)
             assert await asyncio.to_thread(_ask, f"{url}/readyz") == (503, "starting\n")
+            # It was ready when it stopped.
+            health.say(True, "")
+            status, text = await asyncio.to_thread(_ask, f"{url}/readyz")
+            assert (status, "stood still" in text) == (503, True)
     finally:
         standing.close()
 
