@@ -45,3 +45,6 @@ _.unary_unary
 _.unary_stream
 _.stream_unary
 _.connections
+
+# A method of grpc.health.v1, called by grpc.
+_.Watch

@@ -9,10 +9,13 @@ local ANSWERED = "envoy.filters.http.ext_authz"
 local NOTED = "hma.known_caller"
 -- Callers remembered at once, twice as many at most.
 local MOST = 1000
+-- Bytes of what one of them shows. Envoy's limits of memory do not count what scripts hold.
+local LONGEST = 8192
 
 local young, old, count, turned = {}, {}, 0, 0
 
--- What a caller shows, and from where; nil when that is nothing, or more than one of anything.
+-- What a caller shows, and from where; nil when that is nothing, more than one of anything, or
+-- too long to keep.
 local function shown(request)
   local headers, parts = request:headers(), {}
   -- The last one is Envoy's own word, behind a proxy of ours.
@@ -29,7 +32,8 @@ local function shown(request)
   local peer = request:streamInfo():downstreamDirectRemoteAddress()
   parts[#parts + 1] = string.match(peer, "^(.*):%d+$") or peer
   -- No value of a header has a line's end in it.
-  return table.concat(parts, "\n")
+  local all = table.concat(parts, "\n")
+  return #all <= LONGEST and all or nil
 end
 
 -- Credentials stay in memory for two turns: they are forgotten whole, not one by one.
@@ -70,6 +74,11 @@ function envoy_on_response(response)
   end
   local now = response:timestamp()
   turn(now)
+  local known = young[noted.credential] or old[noted.credential]
+  -- A call that waited is answered after calls that were asked about later.
+  if now - noted.asked >= KEEP_MS or known ~= nil and known.asked > noted.asked then
+    return
+  end
   if young[noted.credential] == nil then
     count = count + 1
   end

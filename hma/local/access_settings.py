@@ -48,7 +48,8 @@ class StackAccess:
         "HMA_GATEWAY_KNOWN_CALLERS",
         Seconds(1),
         "How long one Envoy takes a caller whom a MetaAgent has let pass for known, and does not "
-        "ask again; 0: it asks about every request",
+        "ask again; a token that expires and a secret that was replaced pass for so much longer, a "
+        "revoked key does not; 0: it asks about every request",
         check=_few_seconds,
     )
     jwt_issuer: str = setting(

@@ -8,6 +8,7 @@ compares the defaults).
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
 import os
 import socket
 from collections.abc import Iterator, Mapping
@@ -31,6 +32,15 @@ _REPLICATED = {
 }
 
 
+def _is_no_name(value: str) -> str | None:
+    """Checks that it is an IP address, or unset: Envoy binds nothing else."""
+    try:
+        ipaddress.ip_address(value or "::")
+    except ValueError:
+        return f'expected an IP address such as "0.0.0.0" or "::", got {value!r}'
+    return None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StackSettings:
     """Where the parts of a local stack listen and keep their data.
@@ -52,6 +62,7 @@ class StackSettings:
         "",
         "Address that the gateway's public listener binds; unset: HMA_HOST. For other machines set "
         "this one: HMA_HOST opens every service, the internal listener and the metrics, too.",
+        check=_is_no_name,
     )
     gateway_port: int = setting(
         "HMA_GATEWAY_PORT", 8080, "Envoy: gRPC, gRPC-Web and HTTP/JSON for clients.", check=is_port

@@ -47,12 +47,7 @@ class Health:
 
     async def drain(self) -> None:
         """NOT_SERVING for good."""
-        try:
-            # A watcher that does not read holds the library's lock.
-            async with asyncio.timeout(_TIMEOUT):
-                await self._servicer.enter_graceful_shutdown()
-        except TimeoutError:
-            _log.warning("a health watcher does not read")
+        await self._servicer.enter_graceful_shutdown()
 
     def end_watches(self) -> None:
         """Ends Watch streams, which would otherwise hold up the drain."""
@@ -93,16 +88,21 @@ async def _ask(readiness: Readiness) -> tuple[bool, str]:
 
 
 class _HealthServicer(health_aio.HealthServicer):  # type: ignore[misc]
-    """The library's servicer; starts as NOT_SERVING, and its watches can be ended."""
+    """The library's servicer; starts as NOT_SERVING, and its watches can be ended.
+
+    The library writes to a watcher under the lock with which it takes news: one that did not
+    read, and anybody may watch, would keep all others from them. Here nobody waits for one.
+    """
 
     def __init__(self, names: Sequence[str]) -> None:
         super().__init__()
         self.ended = asyncio.Event()
+        self._changed = asyncio.Event()
         for name in names:
             self._server_status[name] = health_pb2.HealthCheckResponse.NOT_SERVING
 
     async def Watch(self, request: health_pb2.HealthCheckRequest, context: Any) -> None:  # noqa: N802
-        watch = asyncio.create_task(super().Watch(request, context))
+        watch = asyncio.create_task(self._tell(request.service, context))
         ended = asyncio.create_task(self.ended.wait())
         try:
             await asyncio.wait({watch, ended}, return_when=asyncio.FIRST_COMPLETED)
@@ -110,3 +110,21 @@ class _HealthServicer(health_aio.HealthServicer):  # type: ignore[misc]
             watch.cancel()
             ended.cancel()
             await asyncio.wait({watch, ended})
+
+    async def _tell(self, name: str, context: Any) -> None:
+        told = None
+        while True:
+            # Before it is looked: what changes meanwhile is looked at again.
+            changed = self._changed
+            now = self._server_status.get(name, health_pb2.HealthCheckResponse.SERVICE_UNKNOWN)
+            if now != told:
+                await context.write(health_pb2.HealthCheckResponse(status=now))
+                told = now
+            await changed.wait()
+
+    async def _set(
+        self, service: str, status: health_pb2.HealthCheckResponse.ServingStatus.ValueType
+    ) -> None:
+        self._server_status[service] = status
+        self._changed.set()
+        self._changed = asyncio.Event()

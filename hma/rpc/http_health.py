@@ -1,7 +1,7 @@
 """Health over plain HTTP, on the port of the metrics, for probes that speak no gRPC or no TLS.
 
 /healthz  200 while the process does its work: its event loop turns
-/readyz   200 while the service is ready and takes calls, else 503 and why not
+/readyz   200 while it does and the service is ready and takes calls, else 503 and why not
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from hma.telemetry.metrics import WsgiApp
 
 _PATIENCE = 2.0
 _OK, _AWAY = "200 OK", "503 Service Unavailable"
+_STANDS = f"the event loop stood still for {_PATIENCE:g} s"
 
 
 class HttpHealth:
@@ -41,10 +42,13 @@ class HttpHealth:
     def _healthz(self, environ: Any, start_response: Any) -> Iterable[bytes]:
         if self._turns():
             return _answer(start_response, _OK, "ok")
-        return _answer(start_response, _AWAY, f"the event loop stood still for {_PATIENCE:g} s")
+        return _answer(start_response, _AWAY, _STANDS)
 
     def _readyz(self, environ: Any, start_response: Any) -> Iterable[bytes]:
         ready, why = self._ready
+        # What was said last is no news from a loop that says nothing more.
+        if ready and not self._turns():
+            ready, why = False, _STANDS
         return _answer(start_response, _OK if ready else _AWAY, why or ("ok" if ready else ""))
 
     def _turns(self) -> bool:

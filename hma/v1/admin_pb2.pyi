@@ -265,7 +265,7 @@ class RotateKeyRequest(_message.Message):
     """The key."""
     @_builtins.property
     def grace(self) -> _duration_pb2.Duration:
-        """How long the old secret works on; unset: it ends at once. At most 30 days."""
+        """How long the old secret works on; unset: it ends within seconds. At most 30 days."""
 
     def __init__(
         self,

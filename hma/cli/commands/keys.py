@@ -180,7 +180,8 @@ def list_keys(tenant: str, server: str, output: Output) -> None:
     "--grace",
     type=DurationType(),
     metavar="TIME",
-    help="How long the secret that it has now works on: 30d at most. Default: it ends at once.",
+    help="How long the secret that it has now works on: 30d at most. Default: it ends within "
+    "seconds.",
 )
 @common
 def rotate(key: str, grace: float | None, server: str, output: Output) -> None:

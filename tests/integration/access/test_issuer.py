@@ -180,9 +180,18 @@ async def test_keys_of_a_server_that_cannot_be_verified_are_not_taken(
             assert answer == (401, "TOKEN_INVALID")
 
 
-@pytest.mark.parametrize(("hops", "address"), [("0", "127.0.0.1"), ("1", "203.0.113.7")])
+@pytest.mark.parametrize(
+    ("hops", "forwarded", "address"),
+    [
+        ("0", "198.51.100.9, 203.0.113.7", "127.0.0.1"),
+        ("1", "198.51.100.9, 203.0.113.7", "203.0.113.7"),
+        # It came another way than through our proxies.
+        ("1", "", "127.0.0.1"),
+        ("3", "198.51.100.9, 203.0.113.7", "127.0.0.1"),
+    ],
+)
 async def test_the_trail_is_told_the_address_behind_our_own_proxies(
-    postgres_url: str, tmp_path: Path, hops: str, address: str
+    postgres_url: str, tmp_path: Path, hops: str, forwarded: str, address: str
 ) -> None:
     keys = tmp_path / "keys.json"
     keys.write_text(Issuer().key_set())
@@ -190,10 +199,9 @@ async def test_the_trail_is_told_the_address_behind_our_own_proxies(
     async with gateway(postgres_url, tmp_path, **environ) as (settings, door):
         await settled(settings, "nobody", wanted=401)
         door.heard.refusals.clear()
-        forged = {
-            "x_forwarded_for": "198.51.100.9, 203.0.113.7",
-            "x_envoy_external_address": "198.51.100.10",
-        }
+        forged = {"x_envoy_external_address": "198.51.100.10"}
+        if forwarded:
+            forged["x_forwarded_for"] = forwarded
         assert await asyncio.to_thread(status, settings, "nobody", **forged) == (
             401,
             "TOKEN_INVALID",

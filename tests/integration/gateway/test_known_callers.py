@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import secrets
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -115,6 +116,19 @@ def test_who_shows_a_second_credential_is_not_who_showed_the_first(
     assert client.get_raw((name, "Bearer four"), (name, "Bearer four")) == 401
 
 
+def test_who_shows_more_than_is_kept_is_asked_about_each_time(
+    patient: Gateway, client: Client
+) -> None:
+    door = patient.backends.door
+    # Blanks before a key do not make it another.
+    short, long = (f"Bearer{' ' * blanks}ten" for blanks in (1_000, 8_192))
+    door.tenants |= {short: "acme", long: "acme"}
+    for credential, questions in ((short, 1), (long, 3)):
+        door.asked.clear()
+        assert [client.get(authorization=credential) for _ in range(3)] == [200] * 3
+        assert len(door.asked) == questions
+
+
 def test_who_was_refused_is_asked_about_again(patient: Gateway, client: Client) -> None:
     assert client.get(authorization="Bearer six") == 401
     patient.backends.door.tenants["Bearer six"] = "acme"
@@ -153,6 +167,29 @@ def test_callers_by_grpc_are_known_too(patient: Gateway, client: Client) -> None
         for _ in range(3):
             stub.GetJob(ask, metadata=metadata, timeout=30)
     assert len(door.asked) == 1
+
+
+def test_a_call_that_waited_does_not_bring_an_older_answer_back(
+    patient: Gateway, client: Client
+) -> None:
+    door, meta_agent = patient.backends.door, patient.backends.meta_agent
+    door.tenants["Bearer eleven"] = "acme"
+    ask = meta_agent_pb2.GetJobRequest(job_id="job-1")
+    metadata = (("authorization", "Bearer eleven"),)
+    meta_agent.release.clear()
+    # One connection, which one thread of Envoy serves.
+    with grpc.insecure_channel(patient.address) as channel:
+        stub = meta_agent_pb2_grpc.MetaAgentServiceStub(channel)
+        slow = meta_agent_pb2.ListJobsRequest(page_token="slow")
+        waiting = stub.ListJobs.future(slow, metadata=metadata, timeout=60)
+        while not (door.asked or waiting.done()):
+            time.sleep(0.01)
+        stub.GetJob(ask, metadata=metadata, timeout=30)
+        meta_agent.release.set()
+        waiting.result(30)
+        stub.GetJob(ask, metadata=metadata, timeout=30)
+    told = [each["x-hma-identity"] for each in meta_agent.metadata]
+    assert "identity 1 of acme" not in told
 
 
 def test_tenants_rates_count_known_callers(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from hma.errors import Overloaded
 from hma.rpc.status import from_rpc_error
@@ -282,6 +283,30 @@ def test_overflow_of_open_requests_is_resource_exhausted(tmp_path: Path) -> None
     _assert_told_when_to_come_back(error, "GATEWAY_FULL")
     _assert_429(reply, "GATEWAY_FULL")
     assert again.status == 200
+
+
+def test_who_holds_what_is_open_to_everybody_holds_nobodys_call_up(tmp_path: Path) -> None:
+    with (
+        open_gateway(
+            tmp_path, HMA_GATEWAY_MAX_REQUESTS="3", HMA_GATEWAY_ADDRESS_RATE="0"
+        ) as gateway,
+        grpc.insecure_channel(gateway.address) as channel,
+    ):
+        health = health_pb2_grpc.HealthStub(channel)
+
+        def watch() -> Any:
+            stream = health.Watch(health_pb2.HealthCheckRequest(), timeout=60)
+            next(stream)
+            return stream
+
+        held = [watch() for _ in range(100)]
+        error = _refused(watch)
+        reply = _get(gateway)
+        for stream in held:
+            stream.cancel()
+
+    _assert_told_when_to_come_back(error, "GATEWAY_FULL")
+    assert reply.status == 200
 
 
 def test_services_too_are_told_resource_exhausted_when_a_role_is_full(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+import struct
 import sys
 import urllib.error
 import urllib.request
@@ -25,6 +26,7 @@ from hma.rpc.channel import open_channel
 from hma.rpc.http_health import HttpHealth
 from hma.telemetry.metrics import MetricsServer
 from hma.v1 import attempt_pb2
+from tests.integration.gateway import frames
 from tests.integration.rpc.support import BEAT, start_of
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -209,14 +211,50 @@ async def test_http_probes_need_neither_grpc_nor_tls(tmp_path: Path) -> None:
         assert await service.ended() == 0
 
 
+async def test_a_watcher_that_reads_nothing_keeps_nobody_from_the_news(tmp_path: Path) -> None:
+    async with running(tmp_path) as service:
+        await service.until_health(SERVING)
+        with socket.create_connection(("127.0.0.1", service.port), timeout=30) as watcher:
+            _watch_with_closed_window(watcher)
+            service.ready_file.unlink()
+            await service.until_health(NOT_SERVING)
+            service.ready_file.touch()
+            await service.until_health(SERVING)
+
+
+def _watch_with_closed_window(connection: socket.socket) -> None:
+    """Begins to watch the whole server's health, with room for no byte of an answer."""
+    no_room = struct.pack(">HI", 4, 0)
+    head = frames.head(
+        "POST", "/grpc.health.v1.Health/Watch", content_type="application/grpc", te="trailers"
+    )
+    connection.sendall(
+        frames.PREFACE
+        + frames.frame(frames.SETTINGS, 0, 0, no_room)
+        + frames.frame(frames.HEADERS, frames.END_HEADERS, 1, head)
+        + frames.frame(frames.DATA, frames.END_STREAM, 1, bytes(5))
+    )
+    with connection.makefile("rb") as received:
+        kind = frames.SETTINGS
+        while kind != frames.HEADERS:
+            began = received.read(9)
+            received.read(int.from_bytes(began[:3]))
+            kind = began[3]
+
+
 async def test_a_process_whose_event_loop_stands_still_is_not_alive() -> None:
     standing = asyncio.new_event_loop()
+    health = HttpHealth(standing)
     try:
-        with MetricsServer("127.0.0.1", 0, HttpHealth(standing).pages) as server:
+        with MetricsServer("127.0.0.1", 0, health.pages) as server:
             url = f"http://127.0.0.1:{server.port}"
             status, text = await asyncio.to_thread(_ask, f"{url}/healthz")
             assert (status, "stood still" in text) == (503, True)
             assert await asyncio.to_thread(_ask, f"{url}/readyz") == (503, "starting\n")
+            # It was ready when it stopped.
+            health.say(True, "")
+            status, text = await asyncio.to_thread(_ask, f"{url}/readyz")
+            assert (status, "stood still" in text) == (503, True)
     finally:
         standing.close()
 

@@ -163,6 +163,12 @@ def test_the_gateway_binds_what_all_bind_unless_it_is_told_otherwise() -> None:
     assert (inside.host, inside.public_host) == ("0.0.0.0", "127.0.0.1")
 
 
+@pytest.mark.parametrize("bound", ["localhost", "[::1]", "hma.example.org", "0.0.0.0:8080"])
+def test_the_gateway_binds_addresses_only(bound: str) -> None:
+    with pytest.raises(SettingsError, match="HMA_GATEWAY_HOST: expected an IP address"):
+        load_stack({"HMA_GATEWAY_HOST": bound})
+
+
 @pytest.mark.parametrize("variable", ["HMA_HOST", "HMA_GATEWAY_HOST"])
 def test_without_authentication_no_listener_leaves_loopback(variable: str) -> None:
     environ = {"HMA_AUTH": "none", variable: "0.0.0.0"}
