@@ -173,7 +173,11 @@ class RouteGates:
         return self._follow_probes(fold) or changed
 
     def _follow_probes(self, fold: JobFold) -> bool:
-        """Whether an attempt that tried a route is over, well or not or without a word."""
+        """Whether an attempt tries a route no more: it is over, well or not or without a word.
+
+        Or its call waits for its tenant's quota: as long as that lasts it calls nobody, and
+        one tenant's empty windows are not to keep all the others from the route.
+        """
         freed = False
         for gate in self._gates.values():
             probe = gate.probe
@@ -181,7 +185,7 @@ class RouteGates:
                 continue
             attempt = fold.attempts.get(probe.key)
             probe.begun = attempt is not None
-            if attempt is not None and not attempt.open:
+            if attempt is not None and (not attempt.open or attempt.deferred is not None):
                 gate.probe, freed = None, True
         return freed
 

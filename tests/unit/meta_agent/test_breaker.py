@@ -203,6 +203,19 @@ def test_an_attempt_without_tokens_or_of_a_dead_driver_tries_no_route() -> None:
     assert gates.state("c").ready
 
 
+def test_a_trial_whose_call_waits_for_its_tenant_s_quota_keeps_no_other_job_out() -> None:
+    gates = Gates()
+    gates.break_it()
+    gates.now += RULES.longest
+    gates.hold("a", 1)
+    fold = gates.folds["a"]
+    (key,) = fold.attempts
+    waits = replace(fold.attempts[key], deferred=attempt_pb2.CallIntent(call=1))
+    deferred = job_pb2.JobEvent(call_deferred=job_pb2.CallDeferred())
+    assert gates.gates.observe(deferred, replace(fold, attempts={key: waits}))
+    assert gates.state("b").ready
+
+
 @pytest.mark.parametrize("way", ["ended", "left"])
 def test_jobs_that_wait_are_told_when_a_try_has_shown_nothing(way: str) -> None:
     now, told = 100.0, list[str]()
