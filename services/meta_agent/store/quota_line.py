@@ -7,7 +7,8 @@ take for ever what a large one waits for. Three things bound what that costs the
 
 * Nobody waits for a job that the limits cannot hold, or that they hold in `HOLD` or more
   by time alone, nor for one that looks no more.
-* After `HOLD` the first goes to the line's end, and comes to be the first again.
+* After `HOLD` the first goes to the line's end, also behind those who come within another
+  `HOLD`, and comes to be the first again.
 * Those whose turn is earlier are not held up at all.
 
 The tenant's lock is held whenever the line is read or changed.
@@ -38,16 +39,22 @@ SELECT id, quota_lacks AS lacks, quota_price AS price, quota_turn AS turn
 FROM job WHERE tenant = $1 AND NOT sealed AND {_WAITS}
 ORDER BY quota_turn, id LIMIT 1
 """  # noqa: S608 - numbers of this module
-# Whoever has had its time starts anew, behind all that wait now.
+# Whoever has had its time starts anew, behind all that wait now and all that come in as
+# long a time: or room would be kept from newcomers for ever, for one that others, who end
+# late, leave no room. What it was kept before it last stopped looking is forgotten.
 _STAND = f"""
 UPDATE job SET
     quota_lacks = $2, quota_look_time = m.now,
-    quota_turn = CASE WHEN m.is_over THEN m.now ELSE $3 END,
-    quota_kept_time = CASE WHEN $4 AND NOT m.is_over THEN coalesce(quota_kept_time, m.now) END
+    quota_turn = CASE WHEN m.is_over THEN m.now + interval '{HOLD} seconds' ELSE $3 END,
+    quota_kept_time = CASE WHEN m.is_over THEN m.now + interval '{HOLD} seconds'
+                           WHEN $4 THEN coalesce(m.kept, m.now) END
 FROM (
-    SELECT clock_timestamp() AS now, coalesce(
-        quota_kept_time <= clock_timestamp() - interval '{HOLD} seconds', false) AS is_over
-    FROM job WHERE id = $1
+    SELECT now, kept, coalesce(kept <= now - interval '{HOLD} seconds', false) AS is_over
+    FROM (SELECT clock_timestamp() AS now) AS clock, LATERAL (
+        SELECT CASE WHEN quota_look_time > now - interval '{LEASE} seconds'
+                    THEN quota_kept_time END AS kept
+        FROM job WHERE id = $1
+    ) AS j
 ) AS m WHERE id = $1
 """  # noqa: S608 - numbers of this module
 _LEAVE = """

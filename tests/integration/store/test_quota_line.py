@@ -35,7 +35,9 @@ WITH ledger AS (
            sum(tokens), sum(cost)
     FROM taken GROUP BY 1, 2, 3, 4
 )
-UPDATE job SET quota_look_time = quota_look_time - $1::float8 * interval '1 second',
+UPDATE job SET create_time = create_time - $1::float8 * interval '1 second',
+               quota_turn = quota_turn - $1::float8 * interval '1 second',
+               quota_look_time = quota_look_time - $1::float8 * interval '1 second',
                quota_kept_time = quota_kept_time - $1::float8 * interval '1 second'
 """
 
@@ -274,3 +276,35 @@ async def test_large_jobs_get_through_a_stream_of_small_ones_within_a_window_eac
         step += 1
     assert stream.served > 8
     await check_windows(stores[1])
+
+
+async def test_a_large_job_that_waits_alone_does_not_keep_newcomers_out_for_ever(
+    store: Store,
+) -> None:
+    await Driven.begin(store, least_tokens=600)  # and it does not end
+    large = await Driven.begin(store)
+    let_in = 0
+    for _ in range(int(3 * HOLD / 5)):
+        assert not await large.gets(700)
+        newcomer = job_of(least_tokens=100)
+        try:
+            await store.jobs.create(newcomer, created(newcomer))
+        except QuotaExceeded:
+            pass
+        else:
+            let_in += 1
+            await seal(store, newcomer.job_id, await claim(store, newcomer))
+        await store.database.execute(_AGE, 5)
+    assert let_in > HOLD / 10, "for as long as room is kept, it is not kept"
+
+
+async def test_a_job_for_which_no_room_was_kept_meanwhile_has_all_its_time(store: Store) -> None:
+    busy = await Driven.begin(store, least_tokens=600)
+    large, second = await Driven.begin(store), await Driven.begin(store)
+    assert not await large.gets(700)
+    await store.database.execute(_AGE, HOLD)  # its own calls gave it what it needed
+    assert not await second.gets(800)
+    assert not await large.gets(700)
+    await busy.end()
+    assert not await second.gets(800)
+    assert await large.gets(700)
