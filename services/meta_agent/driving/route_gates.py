@@ -16,7 +16,7 @@ from services.meta_agent.deciding.observed import RouteState
 from services.meta_agent.deciding.turn import callers, open_workers
 from services.meta_agent.driving.breaker import Breaker, BreakerRules, State
 from services.meta_agent.driving.capacity import Capacity, Claimant
-from services.meta_agent.job.state import AttemptFold, AttemptKey, JobFold
+from services.meta_agent.job.state import AttemptFold, AttemptKey, JobFold, tokens_of
 
 EASED = 1.0
 """Seconds between two decreases: refusals of one burst are one sign."""
@@ -278,7 +278,9 @@ def _by_the_route(attempt: AttemptFold, result: attempt_pb2.AttemptResult) -> bo
     # In all its time, which its service or its driver has ended, it has got no answer.
     late = attempt.cause == job_pb2.INTERRUPT_CAUSE_TIMEOUT
     late |= attempt.stop is None and failed == common_pb2.FAILURE_CLASS_TIMEOUT
-    return late and attempt.end - attempt.start >= SILENT and not _has_answer(result)
+    # What has cost nothing was not sent: it has stood in line for the route's own limits.
+    sent = any(tokens_of(call.usage) for call in result.calls)
+    return late and sent and attempt.end - attempt.start >= SILENT and not _has_answer(result)
 
 
 def _has_answer(result: attempt_pb2.AttemptResult) -> bool:

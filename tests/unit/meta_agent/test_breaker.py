@@ -111,6 +111,7 @@ class Gates:
         finish: str | None = None,
         first_token: int = 0,
         *,
+        sent: bool = True,
         handed_over: bool = False,
         **changes: Any,
     ) -> bool:
@@ -124,6 +125,7 @@ class Gates:
         if finish:
             call = result.calls.add(call=1, finish_reason=finish)
             call.time_to_first_token.seconds = first_token
+            call.usage.prompt_tokens = 5 if sent else 0
         attempt = AttemptFold(
             uid="1.1",
             number=1,
@@ -310,6 +312,18 @@ def test_a_server_that_hangs_is_left_alone_whoever_ends_the_attempt(told: bool) 
     for _ in range(3):
         gates.ends(TIMEOUT, "abort", **(stopped if told else {}))
     assert not gates.state().ready
+
+
+def test_calls_that_stood_in_line_for_the_route_s_own_limit_leave_it_open() -> None:
+    told: dict[str, Any] = {
+        "stop": attempt_pb2.STOP_REASON_TIMEOUT,
+        "cause": job_pb2.INTERRUPT_CAUSE_TIMEOUT,
+    }
+    gates = Gates()
+    for _ in range(9):
+        gates.ends(TIMEOUT, "abort", sent=False)
+        gates.ends(TIMEOUT, "abort", sent=False, **told)
+    assert gates.state().ready
 
 
 def test_an_attempt_that_made_no_call_proves_nothing_of_a_route() -> None:
