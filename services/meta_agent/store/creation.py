@@ -148,8 +148,14 @@ class _NoRoomError(Exception):
 
 
 async def _make(database: Database, locks: TenantLocks, new: _New) -> bool:
-    """Whether the job was made; not when the request has made one before."""
+    """Whether the job was made; not when the request has made one before.
+
+    That is looked up before documents are written, only to be taken back: they are what a
+    transaction begins with, and whoever repeats a request would fill the table with them.
+    """
     job = new.job
+    if new.documents and await find_created(database, job.tenant, job.request_id, job.job_id):
+        return False
     if not locks.has_limits(job.tenant):
         try:
             return await _make_unlimited(database, new)

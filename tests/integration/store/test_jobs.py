@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from datetime import UTC, datetime, timedelta
 
 import asyncpg
@@ -57,6 +58,16 @@ async def test_the_same_request_id_makes_one_job(open_replica: OpenStore) -> Non
     assert len((await here.jobs.page("acme")).jobs) == 1
     orphans = await here.database.fetch("SELECT DISTINCT job_id FROM job_document")
     assert [row["job_id"] for row in orphans] == [results[0].job_id]
+
+
+async def test_a_repeated_request_writes_its_documents_no_second_time(store: Store) -> None:
+    size = "SELECT pg_total_relation_size('job_document')"
+    documents = [document("d1", random.Random(1).randbytes(1 << 20))]
+    first, again = new_job(request_id="same"), new_job(request_id="same")
+    assert (await store.jobs.create(first, created(first), documents)).made
+    before = await store.database.fetchrow(size)
+    assert not (await store.jobs.create(again, created(again), documents)).made
+    assert await store.database.fetchrow(size) == before
 
 
 async def test_a_request_id_reused_for_another_request_is_refused(store: Store) -> None:
