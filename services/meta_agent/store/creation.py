@@ -142,9 +142,9 @@ class _WasMadeError(Exception):
 class _NoRoomError(Exception):
     """The tenant's limits have no room; nothing was written."""
 
-    def __init__(self, limits: Limits, use: Use, verdict: Verdict) -> None:
+    def __init__(self, limits: Limits, use: Use, verdict: Verdict, kept: float) -> None:
         super().__init__(verdict.full)
-        self.limits, self.use, self.verdict = limits, use, verdict
+        self.limits, self.use, self.verdict, self.kept = limits, use, verdict, kept
 
 
 async def _make(database: Database, locks: TenantLocks, new: _New) -> bool:
@@ -168,7 +168,9 @@ async def _make(database: Database, locks: TenantLocks, new: _New) -> bool:
             return False  # a repeated request is answered however full the windows are
         async with database.connection() as connection:
             free = await free_time(connection, job.tenant, full.verdict)
-        raise refusal(job.tenant, full.limits, full.use, full.verdict, free) from None
+        raise refusal(
+            job.tenant, full.limits, full.use, full.verdict, free, kept=full.kept
+        ) from None
 
 
 async def _make_unlimited(database: Database, new: _New) -> bool:
@@ -216,13 +218,14 @@ async def _make_limited(locks: TenantLocks, new: _New) -> bool:
             line = await let_line_in(connection, job.tenant, limits, rules, turn_)
             new.let_in[:] = line.let_in
             first = await first_in_line(connection, job.tenant, limits)
-            use = await read_use(connection, job.tenant, limits)
-            use = with_kept(use, first, job.job_id, turn_)
+            used = await read_use(connection, job.tenant, limits)
+            use = with_kept(used, first, job.job_id, turn_)
             verdict = judge(limits, use, wish, rules.tranche)
             if line.next is not None and not verdict.hopeless:
                 verdict = line.next
             if verdict.full and not (job.waits and await _may_wait(connection, job.tenant)):
-                raise _NoRoomError(limits, use, verdict)
+                kept = use.used(verdict.full) - used.used(verdict.full)
+                raise _NoRoomError(limits, use, verdict, kept)
             events = [_opening(new.event, limits)]
             if verdict.full or verdict.drawn is not None:
                 free = await free_time(connection, job.tenant, verdict) if verdict.full else None

@@ -25,16 +25,23 @@ async def free_time(connection: Connection, tenant: str, verdict: Verdict) -> fl
 
 
 def refusal(
-    tenant: str, limits: Limits, use: Use, verdict: Verdict, free: float | None
+    tenant: str,
+    limits: Limits,
+    use: Use,
+    verdict: Verdict,
+    free: float | None,
+    *,
+    kept: float = 0.0,
 ) -> QuotaExceeded:
     """The error for a job that is not accepted.
 
     Args:
         tenant: Whose.
         limits: Its limits.
-        use: What it uses.
+        use: What it uses, with what is kept.
         verdict: What is in the way.
         free: When there is room by time alone, as far as known.
+        kept: What of that limit is not used, but kept for a job that came before.
     """
     name, limit, used = verdict.full, limits[verdict.full], use.used(verdict.full)
     retry_after: float | None = LOOK_AGAIN
@@ -42,7 +49,9 @@ def refusal(
         retry_after = max(free - use.now, 0.001)
     elif verdict.hopeless:
         retry_after = None
-    words = f"The tenant's limit {name} is {limit:,.6g}, and {used:,.6g} of it are used"
+    words = f"The tenant's limit {name} is {limit:,.6g}, and {used - kept:,.6g} of it are used"
+    if kept > 0:
+        words += f"; a job that came before waits for {kept:,.6g}"
     if verdict.hopeless:
         words += ": it is too small for this job"
     elif used <= limit - 1:

@@ -93,8 +93,11 @@ async def test_small_jobs_do_not_take_what_a_large_one_waits_for(store: Store) -
     small = await Driven.begin(store)
     assert not await large.gets(700)
     assert not await small.gets(100), "there is room, and it is kept"
-    with pytest.raises(QuotaExceeded):
+    with pytest.raises(QuotaExceeded) as refused:
         await make(store, job_of(least_tokens=300))
+    # Both have given back their first token, and the large one needs its own again.
+    assert "is 1,000, and 600 of it are used" in refused.value.message
+    assert "a job that came before waits for 701" in refused.value.message
     await busy.end()
     assert not await small.gets(400)
     assert await small.gets(200), "besides what is kept there is room"
