@@ -40,6 +40,9 @@ AWAY: tuple[type[Exception], ...] = (
     asyncpg.CannotConnectNowError,
     asyncpg.TooManyConnectionsError,
     asyncpg.IdleInTransactionSessionTimeoutError,
+    # An operator's transaction_timeout; and what says of itself that nobody knows.
+    asyncpg.TransactionTimeoutError,
+    asyncpg.StatementCompletionUnknownError,
     # After a failover: what was the primary is none any more.
     asyncpg.ReadOnlySQLTransactionError,
     asyncpg.InterfaceError,

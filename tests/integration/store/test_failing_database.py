@@ -63,6 +63,13 @@ def test_the_database_s_own_trouble_is_unavailable_whatever_it_is(code: str, sev
         assert is_away(raised(code, severity)), "whether it took effect is not known"
 
 
+@pytest.mark.parametrize("code", ["25P03", "25P04", "40003"])
+def test_what_ends_the_session_or_is_not_known_is_away(code: str) -> None:
+    assert is_away(raised(code, "FATAL"))
+    with pytest.raises(Unavailable), reachable():
+        raise raised(code, "FATAL")
+
+
 @pytest.mark.parametrize("code", ["23505", "23514", "22003", "42601", "42P01", "P0001", "0A000"])
 def test_what_a_statement_is_at_fault_for_is_no_trouble_of_the_database(code: str) -> None:
     error = raised(code)
