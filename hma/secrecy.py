@@ -6,6 +6,7 @@ import logging
 import os
 import stat
 from collections.abc import Mapping
+from pathlib import Path
 
 _log = logging.getLogger(__name__)
 
@@ -28,11 +29,17 @@ def exposure(variable: str, path: str) -> str:
     """
     try:
         mode = stat.S_IMODE(os.stat(path).st_mode)
+        if not mode & (stat.S_IROTH | stat.S_IWOTH) or not _within_reach(path):
+            return ""
     except OSError:
         return ""
-    if not mode & (stat.S_IROTH | stat.S_IWOTH):
-        return ""
     return f"{variable}: every user of this machine can open {path} (mode {mode:04o})"
+
+
+def _within_reach(path: str) -> bool:
+    """Whether the directories above a file let every user pass."""
+    directories = Path(path).resolve().parents
+    return all(directory.stat().st_mode & stat.S_IXOTH for directory in directories)
 
 
 def log_exposure(files: Mapping[str, str]) -> None:

@@ -44,6 +44,15 @@ def pytest_make_parametrize_id(val: object) -> str | None:
     return None
 
 
+@pytest.fixture
+def passable() -> Iterator[Path]:
+    """A directory of the test's own to which every user of the machine may come."""
+    with tempfile.TemporaryDirectory(prefix="hma-test-") as directory:
+        path = Path(directory)
+        path.chmod(0o755)
+        yield path
+
+
 NewDatabase = Callable[[], AbstractContextManager[str]]
 
 # A test's data need not survive a power cut; most of a test's time would go to fsync.

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from hma.v1 import common_pb2, job_pb2
 from services.meta_agent.deciding.failing import class_of, may_retry, rule_for
 from services.meta_agent.deciding.rules import Rules
-from services.meta_agent.job.state import AttemptFold, AttemptStatus, JobFold
+from services.meta_agent.job.state import AttemptFold, AttemptKey, AttemptStatus, JobFold
 
 _MAY_GO_BETTER = frozenset({job_pb2.INTERRUPT_CAUSE_STRAGGLER, job_pb2.INTERRUPT_CAUSE_FAILURE})
 """Stopped for these, what remains of a task is worth another try."""
@@ -18,6 +18,11 @@ CLOSED_AFTER = 3
 
 _LONGEST_ROW = 10
 """Doublings of a wait at most."""
+
+MOST_ORPHANS = 20
+"""Attempts at one task that may be lost with their drivers before that counts. Drivers that
+die of a job within a minute are bounded sooner (`driving.poison`); this is for one of which
+they die later, which would otherwise burn its budget until its time is up."""
 
 FREE = frozenset(
     {
@@ -61,11 +66,19 @@ def counted(attempts: Sequence[AttemptFold], policy: job_pb2.JobPolicy) -> list[
     """The tries that count: being told that there is no place is not one.
 
     Nor is one whose service or driver was stopped, and which said so, or that was lost with
-    its driver: neither rolling restarts nor the deaths of drivers may use up a task's tries.
-    A job that is what its drivers die of is slowed and ended elsewhere (`driving.poison`).
-    One that was lost without a word while its driver lived counts: it may be the cause.
+    its driver, up to `MOST_ORPHANS`: neither rolling restarts nor the deaths of drivers may
+    use up a task's tries. One that was lost without a word while its driver lived counts: it
+    may be the cause.
     """
-    return [a for a in attempts if not is_free(a, policy) and not a.handed_over]
+    spared = _spared(attempts)
+    return [a for a in attempts if not is_free(a, policy) and a.key not in spared]
+
+
+def _spared(attempts: Sequence[AttemptFold]) -> set[AttemptKey]:
+    """Attempts that ended for no fault of the task's."""
+    handed_over = [a for a in attempts if a.handed_over]
+    orphans = [a.key for a in handed_over if a.orphaned]
+    return {a.key for a in handed_over} - set(orphans[MOST_ORPHANS:])
 
 
 def is_full(attempt: AttemptFold) -> bool:
@@ -82,7 +95,7 @@ def may_try_again(attempts: Sequence[AttemptFold], policy: job_pb2.JobPolicy, al
         allowed: Tries per task where the rule of a class names none.
     """
     last = attempts[-1]
-    if is_free(last, policy) or last.handed_over:
+    if is_free(last, policy) or last.key in _spared(attempts):
         return True
     tries = counted(attempts, policy)
     if last.status is AttemptStatus.FINISHED and last.stop is not None:

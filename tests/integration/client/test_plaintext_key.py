@@ -106,10 +106,10 @@ def test_doctor_finds_a_key_in_plain_text(server: ScriptedMetaAgent, elsewhere: 
 
 
 def test_doctor_finds_secret_files_that_everybody_can_open(
-    server: ScriptedMetaAgent, tmp_path: Path
+    server: ScriptedMetaAgent, passable: Path
 ) -> None:
     def file(name: str, mode: int) -> str:
-        path = tmp_path / name
+        path = passable / name
         path.write_text("k" * 32)
         path.chmod(mode)
         return str(path)
@@ -120,7 +120,7 @@ def test_doctor_finds_secret_files_that_everybody_can_open(
         "HMA_API_KEY_FILE": file("key", 0o644),
         "HMA_INTERNAL_KEY_FILE": file("internal-key", 0o640),
         "HMA_GATEWAY_TLS_KEY_FILE": file("public.key", 0o666),
-        "HMA_TLS_KEY_FILE": str(tmp_path / "{role}.key"),
+        "HMA_TLS_KEY_FILE": str(passable / "{role}.key"),
         # Of one that runs somewhere else, perhaps.
         "HMA_LLM_BASE_URL": "http://127.0.0.1:1/v1",
     }

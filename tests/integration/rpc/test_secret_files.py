@@ -15,6 +15,7 @@ import pytest
 from hma.rpc.access_settings import ServiceAccess
 from hma.rpc.membership import Membership
 from hma.rpc.tls import TlsSettings
+from hma.secrecy import exposure
 from tests.certificates import Authority
 from tests.integration.rpc.members import KEY, PLAIN
 from tests.mounts import Mount
@@ -22,10 +23,10 @@ from tests.mounts import Mount
 
 @pytest.mark.parametrize(("mode", "told"), [(0o644, 2), (0o604, 2), (0o640, 0), (0o400, 0)])
 def test_exposed_secrets_are_warned_of_at_the_start(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, mode: int, told: int
+    passable: Path, caplog: pytest.LogCaptureFixture, mode: int, told: int
 ) -> None:
-    tls = Authority(tmp_path).issue("worker")
-    keys = tmp_path / "internal-key"
+    tls = Authority(passable).issue("worker")
+    keys = passable / "internal-key"
     keys.write_text(KEY)
     for path in (keys, Path(tls.key_file)):
         path.chmod(mode)
@@ -54,8 +55,19 @@ def test_a_mounted_secret_is_judged_by_what_its_link_leads_to(
     assert caplog.records == []
 
 
-def test_the_log_of_a_process_has_it(tmp_path: Path) -> None:
-    keys = tmp_path / "internal-key"
+def test_a_file_to_which_nobody_else_can_come_is_nobody_elses(passable: Path) -> None:
+    home = passable / "home"
+    home.mkdir(mode=0o700)
+    key = home / "key"
+    key.write_text(KEY)
+    key.chmod(0o644)
+    assert exposure("HMA_API_KEY_FILE", str(key)) == ""
+    home.chmod(0o711)
+    assert exposure("HMA_API_KEY_FILE", str(key)) != ""
+
+
+def test_the_log_of_a_process_has_it(passable: Path) -> None:
+    keys = passable / "internal-key"
     keys.write_text("short")
     keys.chmod(0o644)
     clean = {name: value for name, value in os.environ.items() if not name.startswith("HMA_")}

@@ -55,9 +55,9 @@ def test_a_key_file_for_its_owner_and_group_is_read_in_silence(tmp_path: Path, m
 
 @pytest.mark.parametrize("mode", [0o644, 0o604, 0o602])
 def test_a_key_file_that_everybody_can_open_is_read_with_a_warning(
-    tmp_path: Path, mode: int
+    passable: Path, mode: int
 ) -> None:
-    path = key_file(tmp_path, mode)
+    path = key_file(passable, mode)
     with pytest.warns(KeyWarning, match=rf"HMA_API_KEY_FILE: .*{mode:04o}.*chmod 600"):
         read = with_credentials((), None, {"HMA_API_KEY_FILE": path})
     assert read == (("authorization", "Bearer from-file"),)

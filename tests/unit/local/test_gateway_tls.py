@@ -104,27 +104,27 @@ def test_half_a_certificate_is_refused(missing: str) -> None:
         load_stack(environ)
 
 
-def test_secret_files_that_everybody_can_open_are_told_of(tmp_path: Path) -> None:
+def test_secret_files_that_everybody_can_open_are_told_of(passable: Path) -> None:
     modes = {"worker": 0o644, "reducer": 0o600, "gateway": 0o640, "public": 0o604, "shared": 0o666}
     for name, mode in modes.items():
-        file = tmp_path / name
+        file = passable / name
         file.touch()
         file.chmod(mode)
     environ = {
-        "HMA_DATA_DIR": str(tmp_path / "var"),
-        "HMA_TLS_CERT_FILE": str(tmp_path / "{role}"),
-        "HMA_TLS_KEY_FILE": str(tmp_path / "{role}"),
-        "HMA_TLS_CA_FILE": str(tmp_path / "shared"),
-        "HMA_GATEWAY_TLS_CERT_FILE": str(tmp_path / "shared"),
-        "HMA_GATEWAY_TLS_KEY_FILE": str(tmp_path / "public"),
+        "HMA_DATA_DIR": str(passable / "var"),
+        "HMA_TLS_CERT_FILE": str(passable / "{role}"),
+        "HMA_TLS_KEY_FILE": str(passable / "{role}"),
+        "HMA_TLS_CA_FILE": str(passable / "shared"),
+        "HMA_GATEWAY_TLS_CERT_FILE": str(passable / "shared"),
+        "HMA_GATEWAY_TLS_KEY_FILE": str(passable / "public"),
     }
     told = list(exposed_files(load_stack(environ)))
     assert [each.partition(": ")[0] for each in told] == [
         "HMA_TLS_KEY_FILE",
         "HMA_GATEWAY_TLS_KEY_FILE",
     ]
-    assert f"{tmp_path / 'worker'} (mode 0644)" in told[0]
-    own = load_stack({**environ, "HMA_INTERNAL_KEY_FILE": str(tmp_path / "shared")})
+    assert f"{passable / 'worker'} (mode 0644)" in told[0]
+    own = load_stack({**environ, "HMA_INTERNAL_KEY_FILE": str(passable / "shared")})
     assert next(exposed_files(own)).startswith("HMA_INTERNAL_KEY_FILE: every user")
 
 

@@ -10,7 +10,7 @@ from hma.v1 import attempt_pb2, common_pb2, job_pb2
 from services.meta_agent.deciding.failing import DEFAULTS, rule_for
 from services.meta_agent.deciding.interrupting import paces_of
 from services.meta_agent.deciding.observed import Broken, Intended, RouteState
-from services.meta_agent.deciding.retrying import next_try
+from services.meta_agent.deciding.retrying import MOST_ORPHANS, next_try
 from services.meta_agent.edge.explanation import explain
 from services.meta_agent.job.state import AttemptStatus
 from tests.unit.meta_agent.simulation import START, Faults, World, make_created, make_rules
@@ -194,6 +194,22 @@ def test_drivers_that_die_cost_neither_tries_nor_a_route(name: str) -> None:
     desk.step(desk.ends(name))
     assert state(desk, "a") == job_pb2.TASK_STATE_SUCCEEDED
     assert (desk.fold.answer is not None) == (name == "r.1")
+
+
+def test_a_task_of_which_one_driver_after_another_dies_is_given_up() -> None:
+    desk = make_desk(
+        make_plan(a=[], b=[]), make_rules(report_grace=0.5, backoff_max=0.5), max_attempts=1
+    )
+    desk.step()
+    desk.step(desk.ends("b"))
+    for _ in range(MOST_ORPHANS):
+        dies(desk)
+    assert (state(desk, "a"), desk.attempt("a").number) == (
+        job_pb2.TASK_STATE_RUNNING,
+        MOST_ORPHANS + 1,
+    )
+    dies(desk)
+    assert state(desk, "a") == job_pb2.TASK_STATE_FAILED
 
 
 def test_a_task_that_loses_its_workers_while_its_driver_lives_fails() -> None:
