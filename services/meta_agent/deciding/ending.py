@@ -12,6 +12,7 @@ from services.meta_agent.deciding.reducing import (
     failed_for,
     fell_back,
     gave_up,
+    left_behind,
     work_is_over,
 )
 from services.meta_agent.deciding.shape import shape_outcome
@@ -34,7 +35,7 @@ def end_job(turn: Turn) -> None:
         _end_cancelled(turn, fold.cancelled, out_of_time)
     elif answered(fold) and len(fold.rounds) == fold.round:
         _finish_with(turn, fold.answer or task_pb2.Answer(), fell_back(fold))
-    elif out_of_time or (work_is_over(fold) and gave_up(fold)):
+    elif out_of_time or (work_is_over(fold) and gave_up(turn)):
         _end_without_reducer(turn)
     if not turn.fold.ended:
         turn.wake(fold.deadline - LAST_MOMENT)
@@ -63,11 +64,13 @@ def _end_without_reducer(turn: Turn) -> None:
     _abandon_attempts(turn)
     _settle_rest(turn)
     previous = turn.fold.previous_answer
-    if turn.fold.answer is not None:
+    left = left_behind(turn.fold) if turn.fold.answer is None else None
+    answer = turn.fold.answer or left
+    if answer is not None:
         # There was no time to judge it.
-        better = previous is not None and previous.confidence > turn.fold.answer.confidence
-        best = previous if previous is not None and better else turn.fold.answer
-        _finish_with(turn, best, fell_back(turn.fold))
+        better = previous is not None and previous.confidence > answer.confidence
+        best = previous if previous is not None and better else answer
+        _finish_with(turn, best, failed_for(turn.fold) if best is left else fell_back(turn.fold))
         return
     why = failed_for(turn.fold)
     short = f"the answer was put together without the Reducer: {why}"

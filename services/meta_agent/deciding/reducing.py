@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hma.v1 import attempt_pb2, common_pb2, job_pb2, reducer_pb2
+from hma.v1 import attempt_pb2, common_pb2, job_pb2, reducer_pb2, task_pb2
 from services.meta_agent.deciding.budget import (
     REDUCE_OVERHEAD,
     reduce_limit,
@@ -21,7 +21,7 @@ from services.meta_agent.deciding.quota import (
 from services.meta_agent.deciding.retrying import counted, is_full, next_try
 from services.meta_agent.deciding.routing import reducing_route
 from services.meta_agent.deciding.turn import Turn
-from services.meta_agent.job.state import REDUCE_UID_PREFIX, JobFold
+from services.meta_agent.job.state import REDUCE_UID_PREFIX, AttemptFold, JobFold
 
 REDUCE_TRIES = 2
 
@@ -37,7 +37,7 @@ def advance_reduce(turn: Turn) -> None:
     if not work_is_over(fold) or fold.cancelled is not None or fold.answer is not None:
         return
     attempts = fold.attempts_of(fold.reduce_uid)
-    over = (bool(attempts) and attempts[-1].open) or gave_up(fold)
+    over = (bool(attempts) and attempts[-1].open) or gave_up(turn)
     lacks = "" if over else _lacking_route(turn)
     if lacks or fold.state != job_pb2.JOB_STATE_REDUCING or not is_waiting(fold):
         turn.change_state(job_pb2.JOB_STATE_REDUCING, lacks or "the answer is being made")
@@ -83,18 +83,39 @@ def _lacking_route(turn: Turn) -> str:
     return f"the answer waits for route {_route(turn)}: {state.detail}"
 
 
-def gave_up(fold: JobFold) -> bool:
-    """Whether the Reducer has failed as often as it may.
+def gave_up(turn: Turn) -> bool:
+    """Whether the Reducer has failed as often as it may, or can do no better than it did.
 
     A refusal costs nothing but time, so it may be refused more often; while it is only
-    full, it is waited for until the time is up.
+    full, it is waited for until the time is up. One that had to leave with its service or
+    its driver is asked again, unless it has left prose and there is no money for other.
     """
+    fold = turn.fold
     attempts = fold.attempts_of(fold.reduce_uid)
     if any(attempt.open for attempt in attempts):
         return False
     tries = [a for a in counted(attempts, fold.created.policy) if not a.refused]
     asked = [a for a in attempts if not is_full(a)]
-    return len(tries) >= REDUCE_TRIES or len(asked) >= 4 * REDUCE_TRIES
+    if len(tries) >= REDUCE_TRIES or len(asked) >= 4 * REDUCE_TRIES:
+        return True
+    left = _last_that_left(fold)
+    prose = left is not None and left.grant.tokens > 0 and bool(_answer_of(left).text)
+    return prose and not _grant(turn)
+
+
+def left_behind(fold: JobFold) -> task_pb2.Answer | None:
+    """What the latest Reducer that had to leave before it was done has answered; None: nothing."""
+    left = _last_that_left(fold)
+    answer = None if left is None else _answer_of(left)
+    return answer if answer is not None and (answer.text or answer.items) else None
+
+
+def _last_that_left(fold: JobFold) -> AttemptFold | None:
+    return next((a for a in reversed(fold.attempts_of(fold.reduce_uid)) if _left(a)), None)
+
+
+def _answer_of(attempt: AttemptFold) -> task_pb2.Answer:
+    return attempt.result.answer if attempt.result is not None else task_pb2.Answer()
 
 
 def funded_mode(tokens: int) -> reducer_pb2.ReduceMode.ValueType:
@@ -125,10 +146,15 @@ def fell_back(fold: JobFold) -> str:
     uid = f"{REDUCE_UID_PREFIX}{max(better, default=fold.round)}"
     for attempt in fold.attempts_of(uid):
         result = attempt.result
-        if result is not None and result.HasField("answer"):
+        if result is not None and result.HasField("answer") and not _left(attempt):
             whole = result.state == attempt_pb2.ATTEMPT_STATE_SUCCEEDED
             return "" if whole else result.failure.message
     return ""
+
+
+def _left(attempt: AttemptFold) -> bool:
+    """Whether its Reducer had to leave before it was done: another may have answered."""
+    return attempt.handed_over and not attempt.succeeded
 
 
 def failed_for(fold: JobFold) -> str:

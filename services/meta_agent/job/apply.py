@@ -221,8 +221,9 @@ def _finish(
     )
     fold = replace(fold, attempts=put(fold.attempts, done.key, done))
     if result.HasField("answer") and done.uid.startswith(REDUCE_UID_PREFIX):
-        # One of a round that is over comes too late: another has begun.
-        late = done.uid != fold.reduce_uid
+        # One of a round that is over comes too late: another has begun. One of a Reducer that
+        # had to leave in the middle stays with the attempt: the next one may do better.
+        late = done.uid != fold.reduce_uid or (done.handed_over and not done.succeeded)
         return fold if late else replace(fold, answer=fold.answer or result.answer)
     return _keep_result(fold, done)
 

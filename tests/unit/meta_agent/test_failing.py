@@ -9,7 +9,7 @@ import pytest
 from hma.v1 import attempt_pb2, common_pb2, job_pb2
 from services.meta_agent.deciding.failing import DEFAULTS, rule_for
 from services.meta_agent.deciding.interrupting import paces_of
-from services.meta_agent.deciding.observed import Broken, Intended, RouteState
+from services.meta_agent.deciding.observed import Broken, Ended, Intended, RouteState
 from services.meta_agent.deciding.retrying import MOST_ORPHANS, next_try
 from services.meta_agent.edge.explanation import explain
 from services.meta_agent.job.state import AttemptStatus
@@ -155,6 +155,46 @@ def test_a_rolling_restart_costs_neither_tries_nor_a_route(name: str) -> None:
     desk.step(desk.ends(name))
     assert state(desk, "a") == job_pb2.TASK_STATE_SUCCEEDED
     assert (desk.fold.answer is not None) == (name == "r.1")
+
+
+def leaves(desk: Desk, text: str = "") -> Ended:
+    """The last word of a Reducer whose driver has died, with as much as it had."""
+    cut = desk.ends("r.1", ok=False, failure_class=TRANSIENT, message="the driver was lost")
+    cut.result.state = attempt_pb2.ATTEMPT_STATE_PARTIAL
+    cut.result.answer.text = text
+    cut.result.answer.missing.add(item_id="q1", reason="No task has worked on it.")
+    cut.result.handed_over = True
+    return cut
+
+
+def reducing_desk() -> Desk:
+    rules = make_rules("standard", profile={"think_tokens": 100})
+    desk = make_desk(make_plan(a=[]), rules)
+    desk.step()
+    desk.step(desk.ends("a"))
+    return desk
+
+
+def test_a_reducer_that_had_to_leave_is_asked_again_and_the_whole_answer_stands() -> None:
+    desk = reducing_desk()
+    for _ in range(3):
+        desk.step(leaves(desk, "half an"))
+        assert desk.fold.answer is None
+        desk.step(after=6)
+    desk.step(desk.ends("r.1"))
+    desk.step()
+    assert (desk.fold.state, desk.fold.answer.text) == (job_pb2.JOB_STATE_SUCCEEDED, "done")  # type: ignore[union-attr]
+
+
+def test_what_a_reducer_left_behind_is_the_answer_when_there_is_no_time_for_another() -> None:
+    desk = reducing_desk()
+    desk.step(leaves(desk, "half an answer"))
+    assert not desk.fold.ended
+    desk.step(after=6)
+    desk.step(after=desk.fold.deadline - desk.now)
+    assert desk.fold.state == job_pb2.JOB_STATE_PARTIAL
+    assert desk.fold.answer is not None
+    assert desk.fold.answer.text == "half an answer"
 
 
 def test_a_task_whose_driver_was_lost_keeps_its_route() -> None:
