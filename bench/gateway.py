@@ -121,11 +121,11 @@ def measure(paths: Mapping[str, Mapping[str, Call]], rounds: int) -> dict[str, T
     return took
 
 
-def own_stack(held: ExitStack, **changes: str) -> dict[str, Call]:
-    """The kinds of call to a stack that is started for it.
+def own_stack(held: ExitStack, **changes: str) -> tuple[str, str, str]:
+    """Starts a stack; the addresses of its gateway and its MetaAgent, and its key.
 
     Args:
-        held: Keeps the stack and the connections.
+        held: Keeps the stack.
         changes: Settings, HMA_AUTH among them.
     """
     directory = held.enter_context(tempfile.TemporaryDirectory(prefix="hma-bench-"))
@@ -145,8 +145,7 @@ def own_stack(held: ExitStack, **changes: str) -> dict[str, Call]:
     kept = settings.data / "access" / "key"
     key = kept.read_text().strip() if kept.exists() else os.environ.get("HMA_API_KEY", "")
     host = settings.connect_host
-    return calls(
-        held,
+    return (
         f"{host}:{settings.gateway_port}",
         f"{host}:{settings.meta_agent_port}",
         key if settings.access.required else "",
@@ -177,11 +176,13 @@ def main() -> None:
             name = "with a key" if key else "without a key"
             paths = {name: calls(held, options.server, options.direct, key)}
         else:
-            paths = {
+            # All before the first channel: a process with gRPC's threads cannot fork safely.
+            stacks = {
                 "no authentication": own_stack(held, HMA_AUTH="none"),
                 "known callers": own_stack(held, HMA_AUTH="on"),
                 "each one asked": own_stack(held, HMA_AUTH="on", HMA_GATEWAY_KNOWN_CALLERS="0"),
             }
+            paths = {name: calls(held, *stack) for name, stack in stacks.items()}
         columns = measure(paths, rounds)
     kinds = list(next(iter(columns.values())))
     show(
