@@ -15,6 +15,7 @@ from services.meta_agent.edge.explanation import explain
 from services.meta_agent.job.state import AttemptStatus
 from tests.unit.meta_agent.simulation import START, Faults, World, make_created, make_rules
 from tests.unit.meta_agent.test_deciding import Desk, make_desk, make_plan
+from tests.unit.meta_agent.test_hard_endings import prose_desk
 
 TIMEOUT = common_pb2.FAILURE_CLASS_TIMEOUT
 LIMITED = common_pb2.FAILURE_CLASS_RATE_LIMITED
@@ -129,8 +130,8 @@ def test_tasks_wait_for_a_place_on_their_route_and_the_job_says_so() -> None:
     assert (desk.open(), desk.fold.reason) == (["c"], "tasks run")
 
 
-@pytest.mark.parametrize("name", ["a", "r.1"])
-def test_a_rolling_restart_costs_neither_tries_nor_a_route(name: str) -> None:
+def strict_desk(name: str) -> Desk:
+    """A job that the first failure ends, at its task a or at its answer r.1."""
     rules = make_rules("standard", profile={"think_tokens": 100})
     strict = job_pb2.FailureRule(
         failure_class=common_pb2.FAILURE_CLASS_TRANSIENT, action=STOP_JOB, max_attempts=1
@@ -139,6 +140,12 @@ def test_a_rolling_restart_costs_neither_tries_nor_a_route(name: str) -> None:
     desk.step()
     if name == "r.1":
         desk.step(desk.ends("a"))
+    return desk
+
+
+@pytest.mark.parametrize("name", ["a", "r.1"])
+def test_a_rolling_restart_costs_neither_tries_nor_a_route(name: str) -> None:
+    desk = strict_desk(name)
     for epoch in range(2, 7):
         cut = desk.ends(name, ok=False, failure_class=common_pb2.FAILURE_CLASS_TRANSIENT)
         cut.result.handed_over = True
@@ -197,6 +204,26 @@ def test_what_a_reducer_left_behind_is_the_answer_when_there_is_no_time_for_anot
     assert desk.fold.answer.text == "half an answer"
 
 
+def test_prose_that_a_reducer_left_behind_stands_when_there_is_no_money_for_other() -> None:
+    desk = prose_desk(600, budget=7100)
+    desk.step()
+    desk.step(desk.ends("a"), desk.ends("b"))
+    while not desk.fold.ended:
+        reduce = desk.attempt("r.1")
+        assert reduce.grant.tokens > 0, "it is not asked to merge instead"
+        cut = leaves(desk, "half an answer")
+        call = cut.result.calls.add(call=1, max_tokens=reduce.grant.tokens)
+        call.usage.prompt_tokens = reduce.grant.tokens
+        call.usage.accuracy = common_pb2.ACCURACY_EXACT
+        desk.step(cut)
+        desk.step(after=6)
+    assert desk.now < desk.fold.deadline - 60
+    assert desk.fold.spent <= 7100
+    assert desk.fold.state == job_pb2.JOB_STATE_PARTIAL
+    assert desk.fold.answer is not None
+    assert desk.fold.answer.text == "half an answer"
+
+
 def test_a_task_whose_driver_was_lost_keeps_its_route() -> None:
     rules = make_rules("standard", profile={"think_tokens": 100})
     desk = make_desk(make_plan(a=[]), rules)
@@ -218,14 +245,7 @@ def dies(desk: Desk) -> None:
 
 @pytest.mark.parametrize("name", ["a", "r.1"])
 def test_drivers_that_die_cost_neither_tries_nor_a_route(name: str) -> None:
-    rules = make_rules("standard", profile={"think_tokens": 100})
-    strict = job_pb2.FailureRule(
-        failure_class=common_pb2.FAILURE_CLASS_TRANSIENT, action=STOP_JOB, max_attempts=1
-    )
-    desk = make_desk(make_plan(a=[]), rules, failure_rules=[strict])
-    desk.step()
-    if name == "r.1":
-        desk.step(desk.ends("a"))
+    desk = strict_desk(name)
     for _ in range(6):
         held = desk.fold.unknown + desk.attempt(name).outstanding
         dies(desk)

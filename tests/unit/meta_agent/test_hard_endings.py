@@ -122,11 +122,11 @@ def test_late_answer_of_the_reducer_ends_the_job_and_the_second_try() -> None:
     assert desk.fold.answer.text == "here it is"
 
 
-def prose_desk(deadline: float) -> Desk:
+def prose_desk(deadline: float, budget: int = 50_000) -> Desk:
     plan = make_plan(a=[], b=[])
     for task in plan.tasks:
         task.kind = common_pb2.TASK_KIND_WRITE
-    created = make_created(items=0, budget=50_000, plan=plan, deadline=deadline)
+    created = make_created(items=0, budget=budget, plan=plan, deadline=deadline)
     return Desk(created, make_rules("standard"))
 
 
